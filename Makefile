@@ -1,0 +1,125 @@
+# `make` alone lists the targets. The first one that needs it makes .venv, from Python and make alone.
+# Variables: PYTHON (default: the newest on PATH, 3.11 at least), VENV, ARGS (for pytest, demo and bench),
+# PREFIX and DESTDIR (for install).
+
+PYTHON ?=
+VENV   ?= .venv
+PREFIX  = /usr/local
+ARGS    =
+
+BIN   = $(VENV)/bin
+READY = $(VENV)/.ready
+PAGES = $(wildcard man/*.[1-8])
+STAGE = build/root
+TREE  = $(PREFIX)/lib/pmjq
+
+# Shell text: sets $python, or says in one line what to install. Each interpreter on PATH is asked, not
+# believed: a pyenv shim may have nothing behind it, and Debian's python3 has no venv without its package.
+define CHOOSE_PYTHON
+set -- '$(PYTHON)'; fail() { echo "make: $$1" >&2; exit 1; }; \
+[ -n "$$1" ] || set -- "$$(IFS=:; for dir in $$PATH; do \
+  for python in "$$dir"/python3 "$$dir"/python3.[0-9] "$$dir"/python3.[0-9][0-9]; do \
+    [ -x "$$python" ] && "$$python" -c 'import sys; v = sys.version_info; v >= (3, 11) and v[3] == "final" and print(v[1], sys.argv[1])' \
+      "$$python" 2>/dev/null; \
+  done; \
+done | sort -s -k 1,1nr | sed -n '1s/^[0-9]* //p')"; python=$$1; \
+[ -n "$$python" ] || fail 'no Python 3.11 or later on PATH: apt install python3 python3-venv, or set PYTHON'; \
+"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+  fail "$$python is no Python 3.11 or later: apt install python3 python3-venv, or set PYTHON"; \
+"$$python" -c 'import ensurepip, venv' 2>/dev/null || \
+  fail "$$python cannot make a venv: apt install python3-venv"
+endef
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint check lab bench man install clean python
+.DELETE_ON_ERROR:
+
+help: ## print this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+demo: $(READY) ## real jobs through a daemon on a temporary spool, in under a minute
+	@$(BIN)/python tests/demo.py $(ARGS)
+
+test: $(READY) ## the tests that need neither root nor Debian packages
+	@$(BIN)/python -m pytest -m 'not lab' $(ARGS)
+
+# Whether a manual that is referred to is installed says something about the machine, not about the page.
+lint: $(READY) ## ruff, mypy, the floors, and the man pages where mandoc is installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@if ! command -v mandoc >/dev/null; then \
+	  echo 'man pages not checked: no mandoc here; apt install mandoc'; \
+	elif [ -n '$(PAGES)' ]; then \
+	  echo 'mandoc -T lint $(PAGES)'; \
+	  ! mandoc -T lint $(PAGES) 2>&1 | grep -v 'STYLE: referenced manual not found'; \
+	fi
+
+check: lint test ## lint and test: what a change has to pass
+
+lab: $(READY) ## the tests that need root or Debian packages, which it installs
+	@tests/lab/setup
+	@$(BIN)/python -m pytest -m lab $(ARGS) tests/lab || { code=$$?; \
+	  [ $$code -eq 5 ] && echo 'make lab: no test is marked lab: NOTHING WAS TESTED'; }
+
+bench: $(READY) ## throughput, latency, idle cost and big backlogs, beside other queues
+	@$(BIN)/python tests/bench.py $(ARGS)
+
+man: ## render the man pages into build/man, as text and HTML
+	@command -v mandoc >/dev/null || { echo 'make man: no mandoc here; apt install mandoc' >&2; exit 1; }
+	@mkdir -p build/man
+	@for page in $(PAGES); do \
+	  out=build/man/$${page##*/}; \
+	  mandoc -T utf8 $$page >$$out.txt && mandoc -T html $$page >$$out.html || exit 1; \
+	  echo $$out.txt $$out.html; \
+	done
+
+# pmjq and what it imports go into a venv of their own, PREFIX/lib/pmjq: no conflict with the system's
+# packages, and the same on Debian, whose Python looks for packages elsewhere than pip --prefix puts them.
+# All is staged first, so that a failing download leaves the installed one as it was.
+install: $(READY) ## install below DESTDIR and PREFIX (/usr/local): command, man pages, systemd files
+	rm -rf build
+	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w build .
+	$(BIN)/python -m pip install -q --no-warn-script-location --ignore-installed -c constraints.txt \
+	  --root '$(CURDIR)/$(STAGE)' --prefix '$(TREE)' build/pmjq-*.whl
+	@rm -rf '$(STAGE)$(TREE)/bin' && mkdir -p '$(STAGE)$(TREE)/bin' '$(STAGE)$(PREFIX)/bin'
+	@$(BIN)/python -c 'import os, sys; print(os.path.realpath(sys.executable))' >build/python
+	@ln -s "$$(cat build/python)" '$(STAGE)$(TREE)/bin/python3'
+	@printf 'home = %s\ninclude-system-site-packages = false\n' "$$(dirname "$$(cat build/python)")" \
+	  >'$(STAGE)$(TREE)/pyvenv.cfg'
+	@printf '%s\n' '#!$(TREE)/bin/python3 -I' 'import sys' '' 'from pmjq.cli import main' '' \
+	  'sys.exit(main())' >'$(STAGE)$(PREFIX)/bin/pmjq'
+	rm -rf '$(DESTDIR)$(TREE)'
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/lib'
+	cp -R '$(STAGE)$(TREE)' '$(DESTDIR)$(PREFIX)/lib/'
+	chmod -R a+rX '$(DESTDIR)$(TREE)'
+	install -m 755 '$(STAGE)$(PREFIX)/bin/pmjq' '$(DESTDIR)$(PREFIX)/bin/pmjq'
+	@for page in $(PAGES); do \
+	  install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}" $$page || exit 1; \
+	done
+	@for unit in $(wildcard contrib/systemd/*.service); do \
+	  sed -E 's,/usr(/local)?/bin/pmjq,$(PREFIX)/bin/pmjq,g' $$unit >build/$${unit##*/} && \
+	  install -D -m 644 -t '$(DESTDIR)$(PREFIX)/lib/systemd/system' build/$${unit##*/} || exit 1; \
+	done
+	@for conf in $(wildcard contrib/systemd/tmpfiles.d/*.conf contrib/systemd/sysusers.d/*.conf); do \
+	  dir=$${conf%/*}; \
+	  install -D -m 644 -t "$(DESTDIR)$(PREFIX)/lib/$${dir##*/}" $$conf || exit 1; \
+	done
+	@rm -rf build
+
+clean: ## remove .venv and everything else that is made here
+	rm -rf .venv build dist .coverage .coverage.* .hypothesis .import_linter_cache
+	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	find pmjq tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The interpreter that .venv would be made with.
+python:
+	@$(CHOOSE_PYTHON); echo "$$python"
+
+$(READY): pyproject.toml constraints.txt
+	@[ -x $(BIN)/pip ] && $(BIN)/python -c '' 2>/dev/null || { \
+	  $(CHOOSE_PYTHON); echo "$$python -m venv $(VENV)"; "$$python" -m venv --clear $(VENV); }
+	$(BIN)/python -m pip install -q -c constraints.txt hatchling
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@

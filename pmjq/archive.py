@@ -1,0 +1,141 @@
+"""Ended jobs to the archive or the error directory, never overwriting, across file systems too.
+
+One job is filed in steps, each repeatable because the record holds the archived name: output, what is left of the working
+directory, the record; then the job file itself, and that rename is the commit. Only then is its paperwork removed.
+On another file system every step is copy to a hidden name, fsync, rename, and the source goes last.
+
+A destination that cannot be written (full, gone, not permitted, another file system mounted there) is an OSError: the job
+stays in ``ended/``, is filed later and never run again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from pmjq import job
+from pmjq.errors import CannotCreateError
+from pmjq.state import TO_ERROR_DIRECTORY
+
+if TYPE_CHECKING:
+    from pmjq.disk import Disk
+    from pmjq.job import Record
+    from pmjq.spool import Spool
+
+
+class Destination:
+    """One directory that ended jobs go to."""
+
+    def __init__(self, disk: Disk, path: str, device: int) -> None:
+        """Take a directory that exists on the file system numbered ``device``."""
+        self.disk = disk
+        self.path = path
+        self.device = device
+
+    def check(self) -> None:
+        """Raise OSError unless the directory is there, on the file system that it was on at the start.
+
+        A missing one is not made again: what is missing may be a mount, and the files would be hidden below it.
+        """
+        stat = self.disk.stat(self.path)
+        if stat is None:
+            raise FileNotFoundError(errno.ENOENT, "is gone; mount it or make it again", self.path)
+        if stat.st_dev != self.device:
+            raise OSError(
+                errno.EXDEV, "is on another file system than at the start; mount it or start again", self.path
+            )
+
+
+class Archive:
+    """Where the ended jobs of one spool go."""
+
+    def __init__(self, spool: Spool, done: str | None, failed: str | None) -> None:
+        """``done``: ``-o``, else the spool's own. ``failed``: ``-e``, else where the others go."""
+        self.spool = spool
+        self.disk = spool.disk
+        stat = self.disk.stat(spool.own)
+        self._device = stat.st_dev if stat else 0
+        self.done = self._destination(done or spool.done_path())
+        self.failed = self._destination(failed) if failed else self.done
+
+    def destination(self, record: Record) -> Destination:
+        """Return where a job goes."""
+        return self.failed if record.state in TO_ERROR_DIRECTORY else self.done
+
+    def near(self, record: Record) -> bool:
+        """Tell whether a job's destination is on the spool's own file system, so that filing only renames."""
+        return self.destination(record).device == self._device
+
+    def file(self, record: Record) -> None:
+        """File an ended job; repeatable after any failure. Raises OSError if it cannot be filed yet."""
+        disk, spool, home = self.disk, self.spool, self.destination(record)
+        stem = f"{home.path}/{job.real_name(record.stem, record.stem_hex)}"
+        near = home.device == self._device
+        self._move(spool.out_path(record), f"{stem}.out", near=near)
+        if not disk.rmdir(spool.work_path(record)):
+            self._move(spool.work_path(record), f"{stem}.d", near=near)
+        self._move(spool.record_path(record), f"{stem}.json", near=near)
+        self._move(spool.ended_path(record), stem, near=near)
+
+    def _destination(self, path: str) -> Destination:
+        made = self._made(path)
+        return Destination(self.disk, path, made)
+
+    def _made(self, path: str) -> int:
+        stat = self.disk.stat(path)
+        if stat is None:
+            parent = os.path.dirname(path)
+            if parent and parent != path:
+                self._made(parent)
+            try:
+                self.disk.mkdir(path)
+            except OSError as error:
+                if self.disk.stat(path) is None:
+                    raise CannotCreateError(
+                        f"{job.shown(path)}: cannot be made: {error.strerror}; make it or name another"
+                    ) from error
+            stat = self.disk.stat(path)
+        return stat.st_dev if stat else 0
+
+    def _move(self, source: str, target: str, *, near: bool) -> None:
+        """Move a file or a tree; what has been moved before is not there any more and counts as moved."""
+        if near:
+            try:
+                self.disk.rename(source, target)
+            except OSError as error:
+                if self.disk.stat(source) is None:
+                    return
+                if error.errno != errno.EXDEV:
+                    raise
+            else:
+                return
+        if self.disk.stat(source) is None:
+            return
+        hidden = _hidden(target)
+        self._copy(source, hidden)
+        self.disk.rename(hidden, target)
+        self.disk.sync(os.path.dirname(target))
+        self.spool.remove(source)
+
+    def _copy(self, source: str, target: str) -> None:
+        stat = self.disk.stat(source)
+        if stat is None:
+            return
+        if not _is_directory(stat.st_mode):
+            self.disk.copy(source, target)
+            return
+        self.spool.remove(target)
+        self.disk.mkdir(target)
+        for name in self.disk.names(source):
+            self._copy(f"{source}/{name}", f"{target}/{name}")
+        self.disk.sync(target)
+
+
+def _hidden(path: str) -> str:
+    directory, _, name = path.rpartition("/")
+    return f"{directory}/.{name}.part"
+
+
+def _is_directory(mode: int) -> bool:
+    return mode & 0o170000 == 0o040000

@@ -1,0 +1,198 @@
+"""The door: the command line, and what a person reads when it is wrong.
+
+The first word decides: a verb is a verb, anything else is the daemon's. Arguments are checked here and nothing else; what
+costs time to import is imported when it is needed. Every error ends in one line on standard error and an exit code of sysexits(3).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pmjq import __version__
+from pmjq.errors import ConfigurationError, NotFoundError, NotPermittedError, PmjqError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pmjq.ready import Rules
+
+VERBS = frozenset(
+    "submit list show logs wait cancel hold release retry history nodes drain resume doctor prune top web".split()
+)
+"""Words that are verbs when they come first; ``./list`` is a spool of that name. None is built yet."""
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if words and words[0] in VERBS:
+            return _verb(words[0], words[1:])
+        result = daemon.main(words, prog_name="pmjq", standalone_mode=False)
+    except click.ClickException as error:
+        _say(f"{error.format_message()} (see pmjq --help)")
+        return UsageError.exit_code
+    except click.Abort:
+        return INTERRUPTED
+    except PmjqError as error:
+        _say(str(error))
+        return error.exit_code
+    except PermissionError as error:
+        _say(f"{error.filename}: {error.strerror}; ask its owner or run as another user")
+        return NotPermittedError.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return int(result or 0)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"pmjq: {text}\n")
+
+
+def _verb(verb: str, words: list[str]) -> int:
+    if "--help" in words:
+        click.echo(
+            f"Usage: pmjq {verb} [-s SPOOL] [options] [JOB ...]\n\n"
+            f"  Reserved: this version of pmjq ({__version__}) is the daemon only and does not know how to {verb}.\n"
+            f"  pmjq ./{verb} starts the daemon on a spool of that name."
+        )
+        return 0
+    raise UsageError(
+        f"{verb}: is not in this version ({__version__}), which is the daemon only;"
+        f" pmjq ./{verb} starts it on a spool of that name"
+    )
+
+
+class _Seconds(click.FloatRange):
+    name = "seconds"
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+
+@click.command(
+    "pmjq",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="man pmjq explains it; man pmjq-spool describes the spool on disk. Submit with: cp job.sh SPOOL/",
+)
+@click.argument("spool", metavar="SPOOL")
+@click.option("-C", "load", metavar="LOAD", type=click.FloatRange(min=0, min_open=True),
+              help="Start nothing while the one-minute load average is above LOAD.")
+@click.option("-o", "archive", metavar="ARCHIVE", help="Where ended jobs go; made if missing. [default: SPOOL/.pmjq/done]")
+@click.option("-e", "errors", metavar="ERRORDIR", help="Where jobs go that did not end well. [default: where the others go]")
+@click.option("-j", "slots", metavar="SLOTS", type=click.IntRange(min=0),
+              help="Run at most SLOTS jobs at once; 0: none. [default: the usable CPUs; with -C: no fixed number]")
+@click.option("--node", metavar="NAME", help="Name of this node. [default: the host name]")
+@click.option("--settle", metavar="SECONDS", type=_Seconds(),
+              help="For how long a file must stay unchanged before it is run. [default: 0; on a network file system 3 or 35]")
+@click.option("--grace", metavar="SECONDS", type=_Seconds(), default=10.0, show_default=True,
+              help="Time between TERM and KILL.")
+@click.option("--on-stop", type=click.Choice(["leave", "wait", "kill"]), default="leave", show_default=True,
+              help="What happens to running jobs when the daemon is stopped.")
+@click.option("--accept-owner", "accept", metavar="USER|GROUP|ANY", multiple=True,
+              help="Also run files of this owner, as the daemon's own user. May be repeated.")
+@click.option("--log-format", "style", type=click.Choice(["auto", "console", "json"]), default="auto", show_default=True,
+              help="The log on standard error; auto: console on a terminal, else json.")
+@click.option("--once", is_flag=True, help="Run what is there and exit when nothing is queued or running.")
+@click.version_option(__version__, "--version", prog_name="pmjq", message="%(prog)s %(version)s")
+def daemon(spool: str, **options: Any) -> int:
+    """Run the executables that people put in the directory SPOOL.
+
+    Several nodes may serve one SPOOL. pmjq VERB --help tells of the other commands.
+    """
+    from pmjq import node as nodes  # noqa: PLC0415  # click answers --help and a wrong option without the rest
+    from pmjq import probe
+    from pmjq.daemon import Daemon, Options, host_name
+    from pmjq.gates import Limits
+    from pmjq.log import Log
+    from pmjq.plan import Intent
+
+    root = os.path.abspath(spool)
+    _check_spool(spool, root)
+    name = options["node"] or host_name()
+    if not nodes.is_name(name):
+        raise ConfigurationError(f"--node {name}: a node's name has letters, digits, - and _, at most 63")
+    slots = options["slots"]
+    if slots is None and options["load"] is None:
+        slots = probe.usable_cpus()
+    kind = probe.file_system(root)
+    return Daemon(
+        Options(
+            spool=root,
+            node=name,
+            limits=Limits(options["load"], slots),
+            rules=_rules(root, kind, options["settle"], options["accept"]),
+            archive=_absolute(options["archive"]),
+            errors=_absolute(options["errors"]),
+            grace=options["grace"],
+            on_stop=Intent(options["on_stop"]),
+            once=options["once"],
+            kind=kind,
+        ),
+        Log(options["style"]),
+    ).run()
+
+
+def _check_spool(given: str, root: str) -> None:
+    if not os.path.lexists(root):
+        raise NotFoundError(f"{given}: no such directory; make it, or mount the share that it is on")
+    if not os.path.isdir(root):
+        raise NotFoundError(f"{given}: not a directory; SPOOL is the directory that jobs are put in")
+    if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
+        raise NotPermittedError(f"{given}: this user may not read and write it; change its mode or run as its owner")
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else os.path.abspath(path)
+
+
+def _rules(root: str, kind: str, settle: float | None, accept: tuple[str, ...]) -> Rules:
+    """Return what this daemon takes: whose files, and how long they must have stayed unchanged."""
+    from pmjq import probe  # noqa: PLC0415
+    from pmjq.ready import Rules
+
+    shared = probe.shared(kind)
+    long, moved = (35.0, 3.0) if kind.startswith("nfs") else (3.0, 3.0) if shared else (0.0, 0.0)
+    if settle is not None:
+        long = moved = settle
+    uids, gids, refusal = _owners(root, accept)
+    return Rules(
+        uids=uids, gids=gids, refusal=refusal, settle=long, settle_moved=moved, kernel_tells=not shared
+    )
+
+
+def _owners(root: str, accept: tuple[str, ...]) -> tuple[frozenset[int] | None, frozenset[int], str]:
+    import grp  # noqa: PLC0415
+    import pwd  # noqa: PLC0415
+
+    uid = os.geteuid()
+    refusal = "another owner's file; --accept-owner lets it run"
+    if uid == 0:
+        if accept:
+            raise ConfigurationError(
+                "--accept-owner: root would run other people's files as root; start pmjq as another user"
+            )
+        stat = os.stat(root)
+        private = stat.st_uid == 0 and not stat.st_mode & (0o002 if stat.st_gid == 0 else 0o022)
+        if private:
+            return frozenset({0}), frozenset(), "another owner's file, and root's daemon runs only root's"
+        reason = "others than root can write this spool, so root's daemon runs nothing in it; chmod go-w, or run as another user"
+        return frozenset(), frozenset(), reason
+    if "ANY" in accept:
+        return None, frozenset(), ""
+    uids, gids = {uid}, set()
+    for name in accept:
+        try:
+            uids.add(int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid)
+        except KeyError:
+            try:
+                gids.add(grp.getgrnam(name).gr_gid)
+            except KeyError:
+                raise ConfigurationError(f"--accept-owner {name}: no such user or group on this machine") from None
+    return frozenset(uids), frozenset(gids), refusal

@@ -1,0 +1,391 @@
+"""The daemon: nudge, look, plan, act, sleep until the next nudge or deadline.
+
+This is the part that waits. What it waits for are nudges (the watch, the keeper, signals, the filing thread) and the deadline that
+the last turn gave; what is done then is a turn, in a thread, so that a disk that hangs stalls neither signals nor the watchdog.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+import pmjq
+from pmjq import errors, job, lock, node, probe, recovery, service
+from pmjq.archive import Archive
+from pmjq.disk import Disk
+from pmjq.filing import Filing
+from pmjq.lease import Heart
+from pmjq.node import Life, Machine
+from pmjq.plan import Intent
+from pmjq.process import Processes
+from pmjq.spool import Spool
+from pmjq.turn import Settings, Turn
+from pmjq.watch import Watch
+
+if TYPE_CHECKING:
+    from pmjq.gates import Limits
+    from pmjq.log import Log
+    from pmjq.ready import Rules
+
+PUBLISH = 5.0
+"""Seconds between two writings of node.json at least, and twelve times that at most."""
+
+LEAVE_PATIENCE = 5.0
+"""Seconds to wait for a turn that hangs in a disk call before leaving without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says."""
+
+    spool: str
+    node: str
+    limits: Limits
+    rules: Rules
+    archive: str | None = None
+    errors: str | None = None
+    grace: float = 10.0
+    on_stop: Intent = Intent.LEAVE
+    once: bool = False
+    kind: str = ""
+
+
+@dataclass(slots=True)
+class _Stopping:
+    """How often the daemon was told to stop, and whether it is done."""
+
+    signals: int = 0
+    done: bool = False
+    fenced: bool = False
+    published: float = field(default=-1e9)
+    last: tuple[object, ...] = ()
+
+
+class Daemon:
+    """One daemon at one spool."""
+
+    def __init__(self, options: Options, log: Log) -> None:
+        """Take the options; nothing is touched before ``run``."""
+        self.options = options
+        self.log = log
+        self.disk = Disk()
+        self.machine: Machine = probe.machine()
+        # Several thousand adopted jobs need a descriptor each; jobs get the limit that the daemon was started with.
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.processes = Processes(descriptors)
+        self.state = _Stopping()
+        self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll = select.epoll()
+        self._epoll.register(self._eventfd, select.EPOLLIN)
+        self._epoll.register(self.processes.fileno(), select.EPOLLIN)
+        self.heart: Heart | None = None
+
+    def run(self) -> int:
+        """Serve the spool until told to stop; return the exit code. Raises PmjqError if it cannot begin."""
+        options = self.options
+        spool = Spool(self.disk, options.spool, local=not probe.shared(options.kind))
+        identity = spool.prepare(str(uuid.uuid4()))
+        held = lock.acquire(identity.uuid, options.node)
+        # A lease that is broken by a writer tells so with SIGIO, whose default is to end the process.
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
+        _raise_descriptors()
+        try:
+            self.turn = self._begin(spool)
+            anyio.run(self._serve)
+        finally:
+            self.processes.close()
+            os.close(held)
+        return 0
+
+    def _begin(self, spool: Spool) -> Turn:
+        """Begin a life: make it known, take up what earlier ones left."""
+        options = self.options
+        former = recovery.former_lives(spool.lives(), options.node, self.machine, probe.alive)
+        spool.token = node.token(options.node, self.machine.boot, uuid.uuid4().hex)
+        spool = Spool(self.disk, spool.root, spool.token, local=spool.local)
+        spool.identify()
+        spool.begin()
+        self.heart = Heart(self.disk, spool.beat_path(), self._fenced)
+        archive = Archive(spool, options.archive, options.errors)
+        settings = Settings(
+            node=options.node,
+            machine=self.machine,
+            limits=options.limits,
+            rules=options.rules,
+            grace=options.grace,
+            environment=login_environment(),
+            ordered=options.kind in probe.ORDERED,
+        )
+        turn = Turn(
+            settings,
+            spool,
+            Filing(archive, self.log.logger, time.monotonic, self.wake),
+            self.processes,
+            self.log.logger,
+            time.monotonic,
+            time.time,
+            probe.reading,
+            owner_name,
+        )
+        self.turn = turn
+        self._publish(force=True)
+        turn.begin(former)
+        self.heart.start()
+        return turn
+
+    def wake(self) -> None:
+        """Nudge the main loop; may be called from any thread."""
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._eventfd, 1)
+
+    def _nudged(self, names: set[str] | None) -> None:
+        if names is None:
+            self.turn.nudge()
+        else:
+            for name in names:
+                self.turn.nudge(name)
+        self.wake()
+
+    def _fenced(self) -> None:
+        self.state.fenced = True
+        self.wake()
+
+    async def _serve(self) -> None:
+        turn, log = self.turn, self.log.logger
+        watch = Watch(turn.spool.root, self._nudged)
+        watch.start()
+        log.info(
+            "daemon.started",
+            spool=job.shown(turn.spool.root),
+            node=self.options.node,
+            version=pmjq.__version__,
+            pid=os.getpid(),
+            file_system=self.options.kind,
+        )
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._signals)
+            group.start_soon(self._feed_watchdog)
+            service.notify(READY=1, STATUS="started")
+            await self._loop()
+            group.cancel_scope.cancel()
+        service.notify(STOPPING=1)
+        watch.stop()
+        if self.heart is not None:
+            self.heart.stop()
+        turn.filing.close()
+        left = len(turn.desk.running) + len(turn.desk.starting)
+        if not turn.desk.in_hand():
+            # A life that has nothing leaves nothing; one with jobs is buried by the next.
+            with contextlib.suppress(OSError):
+                turn.spool.bury(turn.spool.token)
+        log.info("daemon.stopped", jobs_left_running=left)
+
+    async def _loop(self) -> None:
+        while True:
+            wake = await anyio.to_thread.run_sync(self._turn, abandon_on_cancel=True)
+            if self._finished():
+                return
+            with anyio.move_on_after(max(0.0, wake - time.monotonic())):
+                await anyio.wait_readable(self._epoll)
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._eventfd)
+
+    def _turn(self) -> float:
+        if self.state.fenced:
+            self._new_life()
+        wake = self.turn.turn()
+        self._publish()
+        return wake
+
+    def _new_life(self) -> None:
+        """Begin again after this life was buried by another: what is still here is taken up like any former life's."""
+        self.log.logger.error("life.fenced", token=self.turn.spool.token)
+        self.state.fenced = False
+        intent = self.turn.intent
+        spool = Spool(self.disk, self.turn.spool.root, local=self.turn.spool.local)
+        try:
+            spool.identify()
+            self.turn = self._begin(spool)
+        except (OSError, errors.PmjqError) as error:
+            self.log.logger.error("life.failed", reason=str(error))
+            self.state.fenced = True
+            time.sleep(1.0)
+        self.turn.intent = intent
+
+    def _finished(self) -> bool:
+        turn = self.turn
+        match turn.intent:
+            case Intent.RUN:
+                return self.options.once and turn.idle()
+            case Intent.LEAVE:
+                return True
+            case _:
+                return turn.quiet()
+
+    async def _signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    self.log.reopen()
+                    self.log.logger.info("daemon.looks_again")
+                    self.turn.nudge()
+                else:
+                    self._stop(number)
+                self.wake()
+
+    def _stop(self, number: signal.Signals) -> None:
+        state, turn = self.state, self.turn
+        state.signals += 1
+        if state.signals == 1:
+            terminal = number == signal.SIGINT and sys.stdin.isatty()
+            asked = self.options.on_stop
+            turn.intent = Intent.WAIT if asked is Intent.LEAVE and (terminal or self.options.once) else asked
+        elif state.signals == 2 and turn.intent is not Intent.KILL:
+            turn.intent = Intent.KILL
+        else:
+            turn.intent = Intent.LEAVE
+        what = {
+            Intent.LEAVE: "running jobs go on, and the next daemon of this node takes them up",
+            Intent.WAIT: "no more jobs are started; once more kills those that run",
+            Intent.KILL: "running jobs are told to end",
+        }
+        running = len(turn.desk.running) + len(turn.desk.starting)
+        self.log.logger.info(
+            "daemon.stopping", signal=number.name, on_stop=str(turn.intent), running=running, meaning=what[turn.intent]
+        )
+        service.notify(STOPPING=1, STATUS=f"stopping, {running} jobs running")
+        if turn.intent is Intent.LEAVE:
+            _leave_if_stuck()
+
+    async def _feed_watchdog(self) -> None:
+        every = service.watchdog()
+        if every is None:
+            return
+        while True:
+            service.notify(WATCHDOG=1)
+            await anyio.sleep(every / 2)
+
+    def _publish(self, *, force: bool = False) -> None:
+        """Write node.json if it would say something new, now and then."""
+        now, state, turn = time.monotonic(), self.state, self.turn
+        if not force and now - state.published < PUBLISH:
+            return
+        verdict, desk = turn.verdict, turn.desk
+        running = len(desk.running) + len(desk.starting)
+        said = (verdict.open, verdict.reason, running, len(turn.backlog), str(turn.intent), len(desk.filing))
+        if not force and said == state.last and now - state.published < 12 * PUBLISH:
+            return
+        state.published, state.last = now, said
+        aside = dict(turn.filing.reasons())
+        for name, standing in turn.backlog.aside():
+            if len(aside) >= MOST_ASIDE:
+                break
+            aside[job.shown(name)] = standing.reason
+        with contextlib.suppress(OSError):
+            turn.spool.publish(self._life(aside))
+        service.notify(STATUS=f"{running} running, {len(turn.backlog)} queued, gate {_gate(verdict.open, verdict.reason)}")
+
+    def _life(self, aside: dict[str, str]) -> Life:
+        turn, limits, me = self.turn, self.options.limits, self.machine
+        reading = probe.reading()
+        return Life(
+            name=self.options.node,
+            token=turn.spool.token,
+            machine=me.machine,
+            boot=me.boot,
+            space=me.space,
+            pid=me.pid,
+            start=me.start,
+            host=me.host,
+            version=pmjq.__version__,
+            began=job.moment(BEGAN),
+            at=job.moment(time.time()),
+            limit=limits.load,
+            slots=limits.slots,
+            load=reading.load,
+            running=len(turn.desk.running) + len(turn.desk.starting),
+            queued=len(turn.backlog),
+            gate="open" if turn.verdict.open else "closed",
+            reason=turn.verdict.reason,
+            stopping="" if turn.intent is Intent.RUN else str(turn.intent),
+            aside=aside,
+            unfiled=len(turn.desk.filing),
+        )
+
+
+BEGAN = time.time()
+
+MOST_ASIDE = 100
+"""How many entries that are not queued node.json names."""
+
+
+def login_environment() -> dict[str, str]:
+    """Return what a login gives a job of this user: no more than that comes from the daemon's own environment."""
+    uid = os.geteuid()
+    try:
+        user = pwd.getpwuid(uid)
+        name, home, shell = user.pw_name, user.pw_dir, user.pw_shell or "/bin/sh"
+    except KeyError:
+        name, home, shell = str(uid), "/", "/bin/sh"
+    path = "/usr/local/bin:/usr/bin:/bin"
+    if uid == 0:
+        path = f"/usr/local/sbin:{path}:/usr/sbin:/sbin"
+    environment = {
+        "HOME": home,
+        "USER": name,
+        "LOGNAME": name,
+        "SHELL": shell,
+        "PATH": path,
+        "LANG": os.environ.get("LANG", "C.UTF-8"),
+        "BATCH_SYSTEM": "pmjq",
+    }
+    kept = {key: value for key, value in os.environ.items() if key == "TZ" or key.startswith("LC_")}
+    return environment | kept
+
+
+_owners: dict[int, str] = {}
+
+
+def owner_name(uid: int) -> str:
+    """Return the name of a user, or its number if it has none here."""
+    if uid not in _owners:
+        try:
+            _owners[uid] = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            _owners[uid] = str(uid)
+    return _owners[uid]
+
+
+def host_name() -> str:
+    """Return the name of this machine as a node's name: its first label, with odd characters replaced."""
+    name = socket.gethostname().partition(".")[0]
+    return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in name).strip("-") or "node"
+
+
+def _raise_descriptors() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _leave_if_stuck() -> None:
+    """Leave even if a turn hangs in the kernel; nothing is lost by that, as by any kill."""
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    signal.setitimer(signal.ITIMER_REAL, LEAVE_PATIENCE)
+
+
+def _gate(is_open: bool, reason: str) -> str:  # noqa: FBT001
+    return "open" if is_open else f"closed: {reason}"

@@ -1,0 +1,124 @@
+r"""What an executable's first bytes say about how to run it.
+
+The kernel would say it too, but late and in one word: ENOEXEC for an empty file, a script with a
+byte order mark and a program for another machine alike, ENOENT for ``#!/bin/sh\r``, and nothing at
+all for ``#!/usr/bin/env python3\r``, which starts and exits 127. So the first bytes are read before a job is
+run, and a refusal says what to do. What was measured is in pmjq-spool(5).
+
+Pure: bytes in, ``Spec`` or ``Refusal`` out.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pmjq.job import Spec
+
+HEAD = 32 * 1024
+"""How much of an executable is read at most: directives end with the leading comment block."""
+
+INTERPRETER_LINE = 255
+"""Longest ``#!`` line: the kernel cuts a longer one and starts it with a wrong argument."""
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_NOT_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+_DIRECTIVE = re.compile(r"#\s?PMJQ\s+(\S.*)")
+
+_MACHINES = {
+    3: "i386",
+    8: "MIPS",
+    20: "PowerPC",
+    21: "ppc64",
+    22: "s390x",
+    40: "ARM",
+    62: "x86-64",
+    183: "AArch64",
+    243: "RISC-V",
+    258: "LoongArch",
+}
+"""Names of e_machine values of ELF headers, from elf.h."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Say why an entry can never be run, and what to do about it."""
+
+    reason: str
+
+
+def spec(head: bytes) -> Spec | Refusal:
+    """Return how to run a file that starts with ``head``, or why it cannot be run."""
+    if head.startswith(b"#!"):
+        return _script(head)
+    if head.startswith(BYTE_ORDER_MARK):
+        return Refusal("starts with a UTF-8 byte order mark, so it cannot be run; save it without")
+    if _NOT_TEXT.search(head):
+        return Spec()
+    if head.partition(b"\n")[0].endswith(b"\r"):
+        return Refusal("its lines end in CR LF; convert it, for instance with dos2unix")
+    return _with_directives(head, shell=True)
+
+
+def refusal(code: str, head: bytes, *, interpreter: bool = False) -> str:
+    """Return what to tell of an execve that failed with the errno named ``code``.
+
+    ``interpreter``: the one named after ``#!`` is there, so it is not what is missing.
+    """
+    match code:
+        case "ENOEXEC" if head.startswith(b"\x7fELF"):
+            return f"is a program for another kind of machine ({_machine(head)}); build it for this one"
+        case "ENOEXEC":
+            return (
+                "is neither a program of this machine nor text; a script starts with #! and its interpreter"
+            )
+        case "ENOENT" | "ENOTDIR" | "ELOOP" if head.startswith(b"#!"):
+            name = interpreter_of(head)
+            return f"its interpreter {name} is not on this node; install it or mend the first line"
+        case "ENOENT":
+            return "needs a program loader that is not on this node; build it for this system"
+        case "EACCES" if head.startswith(b"#!") and not interpreter:
+            return f"its interpreter {interpreter_of(head)} may not be executed; mend the first line"
+        case "EACCES" | "EPERM":
+            return f"may not be executed here ({code}); check that the file system is not mounted noexec"
+        case _:
+            return f"cannot be executed ({code})"
+
+
+def _script(head: bytes) -> Spec | Refusal:
+    line = head.partition(b"\n")[0]
+    if line.endswith(b"\r"):
+        return Refusal(
+            "its first line ends in CR LF, so its interpreter is not found; convert it, for instance with dos2unix"
+        )
+    if len(line) > INTERPRETER_LINE:
+        return Refusal(f"its #! line has more than {INTERPRETER_LINE} bytes; shorten it")
+    if not line[2:].split():
+        return Refusal("its #! line names no interpreter; add one, for instance #!/bin/sh")
+    return _with_directives(head, shell=False)
+
+
+def _with_directives(head: bytes, *, shell: bool) -> Spec:
+    words: list[str] = []
+    for line in head.decode("utf-8", "replace").splitlines():
+        text = line.strip()
+        if text and not text.startswith("#"):
+            break
+        if match := _DIRECTIVE.match(text):
+            words += match[1].split()
+    return Spec(shell=shell, restartable="restartable" in words, directives=tuple(words))
+
+
+def interpreter_of(head: bytes) -> str:
+    """Return the path after #!, empty if there is none."""
+    if not head.startswith(b"#!"):
+        return ""
+    words = head[2:].partition(b"\n")[0].split()
+    return words[0].decode("utf-8", "backslashreplace") if words else ""
+
+
+def _machine(head: bytes) -> str:
+    order = "big" if head[5:6] == b"\x02" else "little"
+    number = int.from_bytes(head[18:20], order)  # type: ignore[arg-type]  # a literal of two
+    return _MACHINES.get(number, f"machine number {number}")

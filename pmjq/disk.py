@@ -1,0 +1,226 @@
+"""The dozen file operations that the spool needs, each one a method.
+
+Everything that pmjq does to the spool and to archives goes through an object of this shape: the real one below;
+in tests one that stops after the n-th operation, lies, is full, or forgets what was not synced. That is
+why there is so little here and no state: an operation is a system call, or the few that make one sense.
+
+Paths are ``str`` as ``os.fsdecode`` makes them. A missing file is a value (None) where being gone is what is
+expected; everything else is the OSError of the system call. An error says nothing about whether the operation was carried
+out: on network file systems replies get lost. Whoever needs to know looks (``pmjq.spool``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import stat as modes
+
+from pmjq.directives import HEAD
+from pmjq.ready import Look
+
+GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
+"""Errors of a look that mean: not there (any more)."""
+
+UNTOLD = frozenset({errno.EINVAL, errno.EACCES, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM})
+"""Errors of F_SETLEASE that mean: this file system, or this owner, gets no answer."""
+
+AT_FDCWD = -100
+RENAME_NOREPLACE = 1
+"""From linux/fcntl.h."""
+
+_LOOKING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+
+class Disk:
+    """The file operations on the real disk."""
+
+    def names(self, path: str) -> list[str]:
+        """Return the names in a directory, in no order."""
+        return os.listdir(path)
+
+    def stat(self, path: str) -> os.stat_result | None:
+        """Return the lstat of a path, None if nothing is there."""
+        try:
+            return os.lstat(path)
+        except OSError as error:
+            if error.errno in GONE:
+                return None
+            raise
+
+    def look(self, path: str) -> Look | None:
+        """Open a file, tell whether it is being written, and read its head; None if it is gone.
+
+        A read lease is refused with EAGAIN while anybody has the file open for writing. It is given back by the
+        close: a writer that comes in between waits for microseconds, and SIGIO, which the daemon ignores, says so.
+        """
+        try:
+            fd = os.open(path, _LOOKING)
+        except OSError as error:
+            if error.errno in GONE:
+                return None
+            if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO):
+                return Look(os.lstat(path), None, None)
+            raise
+        try:
+            stat = os.fstat(fd)
+            if not modes.S_ISREG(stat.st_mode):
+                return Look(stat, None, None)
+            return Look(stat, _busy(fd), os.pread(fd, HEAD, 0))
+        finally:
+            os.close(fd)
+
+    def read(self, path: str, last: int = 0) -> bytes | None:
+        """Return the content of a file, of a long one the ``last`` bytes; None if it is gone."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in GONE:
+                return None
+            raise
+        try:
+            if last:
+                os.lseek(fd, max(0, os.fstat(fd).st_size - last), os.SEEK_SET)
+            parts = []
+            while part := os.read(fd, 1 << 16):
+                parts.append(part)
+            return b"".join(parts)
+        finally:
+            os.close(fd)
+
+    def write(self, path: str, data: bytes, *, exclusive: bool = False) -> None:
+        """Write a whole file that only its writer names; ``exclusive``: fail if it exists.
+
+        An existing one is written over and not truncated first: that would free its block and look for another.
+        """
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_EXCL if exclusive else 0)
+        fd = os.open(path, flags, 0o666)
+        try:
+            _write_all(fd, data, 0)
+            if os.fstat(fd).st_size > len(data):
+                os.ftruncate(fd, len(data))
+        finally:
+            os.close(fd)
+
+    def write_at(self, path: str, offset: int, data: bytes, *, create: bool = False) -> None:
+        """Write into a file at an offset and sync it; a repetition is harmless.
+
+        ``create``: make the file if it is not there. Without, a removed file stays removed and this fails.
+        """
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o666)
+        try:
+            _write_all(fd, data, offset)
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
+    def mkdir(self, path: str) -> None:
+        """Make a directory."""
+        os.mkdir(path)
+
+    def symlink(self, target: str, path: str) -> None:
+        """Make a symbolic link."""
+        os.symlink(target, path)
+
+    def link(self, source: str, path: str) -> None:
+        """Give a file a second name."""
+        os.link(source, path, follow_symlinks=False)
+
+    def rename(self, source: str, target: str) -> None:
+        """Rename: the one call that decides who owns a job."""
+        os.rename(source, target)
+
+    def rename_new(self, source: str, target: str) -> None:
+        """Rename to a name that must not exist; FileExistsError if it does.
+
+        renameat2(2) with RENAME_NOREPLACE, which Python does not have. File systems that lack it (EINVAL on all network
+        ones tried) get a look and a rename: a file put there in between would be replaced.
+        """
+        number = _renameat2(source, target)
+        if number in (errno.EINVAL, errno.ENOSYS):
+            if self.stat(target) is not None:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+            os.rename(source, target)
+        elif number:
+            raise OSError(number, os.strerror(number), source, None, target)
+
+    def unlink(self, path: str) -> None:
+        """Remove a file; one that is gone already is as good as removed."""
+        try:
+            os.unlink(path)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+
+    def rmdir(self, path: str) -> bool:
+        """Remove an empty directory; False if it is not empty. One that is gone is as good as removed."""
+        try:
+            os.rmdir(path)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return False
+            if error.errno not in GONE:
+                raise
+        return True
+
+    def sync(self, path: str) -> None:
+        """Make a file, or the names in a directory, durable."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy one entry of any type but a directory, with mode, owner where allowed and times, durably."""
+        stat = os.lstat(source)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(target)
+        if modes.S_ISLNK(stat.st_mode):
+            os.symlink(os.readlink(source), target)
+        elif modes.S_ISREG(stat.st_mode):
+            shutil.copyfile(source, target, follow_symlinks=False)
+            _keep_owner(target, stat)
+            shutil.copystat(source, target, follow_symlinks=False)
+            self.sync(target)
+        else:
+            os.mknod(target, stat.st_mode, stat.st_rdev)
+            _keep_owner(target, stat)
+
+
+def _busy(fd: int) -> bool | None:
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        if error.errno == errno.EAGAIN:
+            return True
+        if error.errno in UNTOLD:
+            return None
+        raise
+    return False
+
+
+def _renameat2(source: str, target: str) -> int:
+    """Return 0 or the errno; ctypes costs 2 MB and is loaded for the rare return of a job only."""
+    import ctypes  # noqa: PLC0415
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return errno.ENOSYS
+    paths = (os.fsencode(source), os.fsencode(target))
+    failed = libc.renameat2(AT_FDCWD, paths[0], AT_FDCWD, paths[1], RENAME_NOREPLACE)
+    return ctypes.get_errno() if failed else 0
+
+
+def _keep_owner(path: str, stat: os.stat_result) -> None:
+    with contextlib.suppress(PermissionError):
+        os.chown(path, stat.st_uid, stat.st_gid, follow_symlinks=False)
+
+
+def _write_all(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, offset)
+        view, offset = view[count:], offset + count

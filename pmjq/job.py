@@ -1,0 +1,221 @@
+"""What is known of a job: its spec, its attempts, how an attempt ended, its record.
+
+These are values. ``Attempt`` is the content of ``claim.N.json``, ``Record`` that of
+``record.N.json`` and of the file next to the archived job; ``Status`` is what ``status.N`` tells.
+They are frozen msgspec Structs, so what is read from disk is checked on the way in, and an
+unknown format is refused instead of being guessed at.
+
+Names are file names and may hold any bytes but ``/`` and NUL. In Python they are ``str`` with
+surrogate escapes, as ``os.fsdecode`` makes them. JSON cannot carry those, so files hold ``name`` for
+people and, only where that is not exact, ``name_hex`` for machines.
+
+Times are UTC. Durations and CPU times are seconds, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from pmjq.state import State
+
+FORMAT = 1
+"""The number of the on-disk format; one that is not known is refused with both numbers named."""
+
+NAME_MAX = 255
+"""Longest file name in bytes, on every Linux file system in use."""
+
+LONGEST_AFFIX = len(b".") + len(b".json") + len(b".part")
+"""What the archive puts around a stem at most: a hidden name under construction."""
+
+
+class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the job is to be run, taken from the executable itself.
+
+    ``shell``: text without ``#!``, run by ``/bin/sh`` as shells do. ``restartable``: may be run
+    again after an interruption. ``directives``: the words of its ``#PMJQ`` lines, as written.
+    """
+
+    shell: bool = False
+    restartable: bool = False
+    directives: tuple[str, ...] = ()
+
+
+class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One claim of one job by one life of a node; the content of ``claim.N.json``."""
+
+    id: str
+    name: str
+    attempt: int
+    owner: str
+    uid: int
+    node: str
+    token: str
+    queued: datetime
+    claimed: datetime
+    spec: Spec = Spec()
+    refused: str = ""
+    name_hex: str = ""
+    format: int = FORMAT
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What a job used, as wait4(2) tells: CPU seconds, and bytes of its largest process."""
+
+    user_cpu: float
+    system_cpu: float
+    max_rss: int
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What ``status.N`` says: how far an attempt got, written by whoever carried it out.
+
+    ``pid`` and ``start`` (clock ticks since boot, field 22 of /proc/PID/stat) name its process,
+    ``keeper`` and ``keeper_start`` the process that waits for it. ``code`` is its exit code, or the negated
+    number of the signal that ended it. ``error`` is the errno of an execve that failed. ``alone``, known only
+    while the daemon lives, tells that it left no process behind.
+    """
+
+    started: float | None = None
+    pid: int = 0
+    start: int = 0
+    keeper: int = 0
+    keeper_start: int = 0
+    ended: float | None = None
+    code: int | None = None
+    usage: Usage | None = None
+    error: int | None = None
+    void: bool = False
+    alone: bool = False
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The outcome of an attempt, next to the archived job as ``STEM.json``.
+
+    ``stem`` is the archived name, chosen once, so that every step of archiving can be repeated.
+    """
+
+    id: str
+    name: str
+    state: State
+    stem: str
+    owner: str
+    uid: int
+    node: str
+    attempt: int
+    queued: datetime
+    claimed: datetime
+    ended: datetime
+    started: datetime | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    user_cpu: float | None = None
+    system_cpu: float | None = None
+    max_rss: int | None = None
+    directives: tuple[str, ...] = ()
+    reason: str = ""
+    name_hex: str = ""
+    stem_hex: str = ""
+    format: int = FORMAT
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of ``events/TOKEN.jsonl``."""
+
+    event: str
+    at: datetime
+    record: Record | None = None
+
+
+def shown(name: str) -> str:
+    r"""Return a name as people and JSON can have it: bytes that are not UTF-8 become ``\xNN``."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def exact(name: str) -> str:
+    """Return the hexadecimal bytes of a name that ``shown`` does not give exactly, else nothing."""
+    return "" if name.isascii() or shown(name) == name else _bytes(name).hex()
+
+
+def real_name(text: str, hexadecimal: str) -> str:
+    """Return the file name that ``shown`` and ``exact`` were made from."""
+    if not hexadecimal:
+        return text
+    return bytes.fromhex(hexadecimal).decode("utf-8", "surrogateescape")
+
+
+def moment(seconds: float) -> datetime:
+    """Return a time of day in UTC from seconds since the epoch."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def stem(ended: datetime, job_id: str, name: str) -> str:
+    """Return the archived name: stamp, id and name, shortened to leave room for every affix."""
+    prefix = f"{ended:%Y%m%dT%H%M%S.%f}Z-{job_id}-"
+    room = NAME_MAX - LONGEST_AFFIX - len(prefix)
+    if len(name) * 4 > room:
+        name = _bytes(name)[:room].decode("utf-8", "surrogateescape")
+    return prefix + name
+
+
+def record(attempt: Attempt, status: Status, state: State, ended: float, reason: str = "") -> Record:
+    """Return the record of an attempt that is over.
+
+    ``ended`` in seconds since the epoch is used where the status does not know when. A code or a
+    usage that nobody saw stays out of the record.
+    """
+    when = moment(ended if status.ended is None else status.ended)
+    name = real_name(attempt.name, attempt.name_hex)
+    archived = stem(when, attempt.id, name)
+    code, usage = status.code, status.usage
+    return Record(
+        id=attempt.id,
+        name=attempt.name,
+        name_hex=attempt.name_hex,
+        state=state,
+        stem=shown(archived),
+        stem_hex=exact(archived),
+        owner=attempt.owner,
+        uid=attempt.uid,
+        node=attempt.node,
+        attempt=attempt.attempt,
+        queued=attempt.queued,
+        claimed=attempt.claimed,
+        started=None if status.started is None or status.error else moment(status.started),
+        ended=when,
+        exit_code=code if code is not None and code >= 0 else None,
+        signal=-code if code is not None and code < 0 else None,
+        user_cpu=usage.user_cpu if usage else None,
+        system_cpu=usage.system_cpu if usage else None,
+        max_rss=usage.max_rss if usage else None,
+        directives=attempt.spec.directives,
+        reason=reason,
+    )
+
+
+def status(text: bytes) -> Status:
+    """Return what the bytes of a ``status.N`` say; a last line that is torn counts for nothing.
+
+    Unknown lines and further fields are passed over, so that a later version may add some.
+    """
+    known: dict[str, object] = {}
+    for line in text.split(b"\n")[:-1]:
+        match line.split():
+            case [b"started", pid, start, at, keeper, keeper_start, *_]:
+                known.update(pid=int(pid), start=int(start), started=float(at))
+                known.update(keeper=int(keeper), keeper_start=int(keeper_start))
+            case [b"exit", code, at, user, system, rss, *_]:
+                usage = Usage(float(user), float(system), int(rss))
+                known.update(code=int(code), ended=float(at), usage=usage)
+            case [b"noexec", error, at, *_]:
+                known.update(error=int(error), ended=float(at))
+            case [b"void", *_]:
+                known.update(void=True)
+            case _:
+                continue
+    return msgspec.convert(known, Status)
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")

@@ -1,0 +1,271 @@
+"""The keeper: the small process that is the parent of the jobs and outlives the daemon.
+
+Started by the daemon as ``python -I -S keeper.py FD`` and never by people. It imports nothing of pmjq, nothing lazily and next
+to nothing at all, so it stays small, starts at once, and goes on unharmed while pmjq is upgraded under it. It decides nothing.
+
+It takes orders from FD, a socket that keeps message boundaries, and reports there. What matters is on
+disk, in each attempt's ``status.N``, so a daemon that comes later needs no keeper to tell it anything:
+
+- *start*: the process that is to become the job creates ``status.N`` exclusively, as its last act before execve. This one
+  call is the start: whoever else may want to start or void the same attempt fails from then on. posix_spawn does it in the
+  child; a fork of a Python process would cost more than the job it starts (measured: 0.7 ms of CPU time).
+- the keeper then writes ``started PID START AT KEEPER KEEPER_START``, and ``noexec ERRNO AT`` if execve failed;
+- it waits for the job and writes ``exit CODE AT USER SYSTEM RSS``.
+
+If the daemon dies the keeper goes on until its last job has ended. If the keeper dies, its jobs go on, and only
+their exit status is lost. It is single-threaded: the directory of a job is set by chdir before the spawn.
+"""
+
+import errno
+import marshal
+import os
+import select
+import signal
+import sys
+import time
+
+LONGEST_MESSAGE = 1 << 17
+
+TEXT_BUSY_TRIES = 40
+TEXT_BUSY_PAUSE = 0.05
+"""ETXTBSY: a process forked while a copy was being written may hold the descriptor for a moment."""
+
+UNWRITTEN_PAUSE = 1.0
+"""Seconds until a status that could not be written is written again: the disk may be full."""
+
+PR_SET_CHILD_SUBREAPER = 36
+"""From linux/prctl.h."""
+
+MOST_COUNTED = 100
+"""Jobs beside which it is still worth counting the children after an end."""
+
+RESET = [
+    number
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGIO)
+]
+"""Signals that the keeper or the daemon ignores or catches, and a job must find as a login gives them."""
+
+OUT = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+STATUS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+STATUS_FD = 3
+
+
+class Keeper:
+    """The jobs of one keeper process, and its line to the daemon."""
+
+    def __init__(self, fd, woken):
+        self.fd = fd
+        self.woken = woken
+        self.connected = True
+        self.jobs = {}
+        self.busy = []
+        self.unwritten = []
+        self.reports = []
+        self.pid = os.getpid()
+        self.start = start_time(self.pid)
+        self.adopts = adopt_orphans()
+        self.children = "/proc/self/task/%d/children" % self.pid
+        self.poll = select.poll()
+        self.poll.register(fd, select.POLLIN)
+        self.poll.register(woken, select.POLLIN)
+
+    def run(self):
+        """Go on until the daemon is gone and the last job has ended."""
+        while self.connected or self.jobs or self.busy or self.unwritten:
+            for fd, happened in self.poll.poll(self.pause()):
+                if fd == self.woken:
+                    os.read(self.woken, 4096)
+                elif happened & ~select.POLLOUT:
+                    self.obey()
+            self.reap()
+            self.try_again()
+            self.report()
+
+    def pause(self):
+        """Return for how many milliseconds there is nothing to do but listen."""
+        if self.busy:
+            return TEXT_BUSY_PAUSE * 1000
+        return UNWRITTEN_PAUSE * 1000 if self.unwritten else None
+
+    def obey(self):
+        """Carry out one message of orders."""
+        try:
+            message = os.read(self.fd, LONGEST_MESSAGE)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EINTR):
+                return
+            message = b""
+        if not message:
+            self.disconnect()
+            return
+        for order in marshal.loads(message):
+            self.begin(order, STATUS, 0)
+            self.reap()
+
+    def begin(self, order, flags, tries):
+        """Start one job; tell why if it did not start."""
+        key, path, argv, work, out, status, environment = order
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, out, OUT, 0o666),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+            (os.POSIX_SPAWN_OPEN, STATUS_FD, status, flags, 0o666),
+        ]
+        try:
+            os.chdir(work)
+            pid = os.posix_spawn(
+                path, argv, environment, file_actions=actions, setsid=True, setsigmask=[], setsigdef=RESET
+            )
+        except OSError as error:
+            self.not_begun(order, error.errno, flags, tries)
+        else:
+            at = time.time()
+            self.jobs[pid] = (key, status)
+            line = "started %d %d %.6f %d %d\n" % (pid, start_time(pid), at, self.pid, self.start)
+            self.write(status, line)
+            self.reports.append(("started", key, pid, at))
+        os.chdir("/")
+
+    def not_begun(self, order, number, flags, tries):
+        """Sort out a failed spawn: was it before or after the attempt became ours, which only its status tells."""
+        key, status = order[0], order[5]
+        ours = flags != STATUS or (number != errno.EEXIST and exists(status))
+        if ours and number == errno.ETXTBSY and tries < TEXT_BUSY_TRIES:
+            self.busy.append((order, tries + 1))
+            return
+        if ours:
+            self.write(status, "noexec %d %.6f\n" % (number, time.time()))
+        self.reports.append(("unstarted", key, number, ours))
+
+    def try_again(self):
+        """Try what had to wait for a moment."""
+        busy, self.busy = self.busy, []
+        for order, tries in busy:
+            self.begin(order, STATUS & ~os.O_EXCL, tries)
+        unwritten, self.unwritten = self.unwritten, []
+        for status, line in unwritten:
+            self.write(status, line)
+
+    def reap(self):
+        """Record every job that has ended."""
+        ended = []
+        while self.jobs:
+            try:
+                pid, wait_status, used = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if not pid:
+                break
+            job = self.jobs.pop(pid, None)
+            if job is None:
+                continue
+            key, status = job
+            code, at = os.waitstatus_to_exitcode(wait_status), time.time()
+            figures = (code, at, used.ru_utime, used.ru_stime, used.ru_maxrss * 1024)
+            self.write(status, "exit %d %.6f %.6f %.6f %d\n" % figures)
+            ended.append(("ended", key, *figures))
+        if ended:
+            alone = self.alone()
+            self.reports += [(*report, alone) for report in ended]
+
+    def alone(self):
+        """Tell whether every child is a job: what ended jobs left running comes to its subreaper, the keeper."""
+        if not self.adopts or len(self.jobs) > MOST_COUNTED:
+            return False
+        try:
+            fd = os.open(self.children, os.O_RDONLY)
+            try:
+                return len(os.read(fd, 1 << 16).split()) == len(self.jobs)
+            finally:
+                os.close(fd)
+        except OSError:
+            return False
+
+    def write(self, status, line):
+        """Append a line to a status; one that cannot be written now is written later."""
+        if self.unwritten and any(path == status for path, _ in self.unwritten):
+            self.unwritten.append((status, line))
+            return
+        try:
+            fd = os.open(status, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                os.write(fd, line.encode())
+            finally:
+                os.close(fd)
+        except OSError as error:
+            # Gone: the job was taken over, or its paperwork is cleared already.
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+                self.unwritten.append((status, line))
+
+    def report(self):
+        """Tell the daemon what happened; a daemon that does not listen now is told later."""
+        while self.connected and self.reports:
+            part = self.reports[:200]
+            try:
+                os.write(self.fd, marshal.dumps(part))
+            except OSError as error:
+                if error.errno in (errno.EAGAIN, errno.EINTR, errno.ENOBUFS):
+                    self.poll.modify(self.fd, select.POLLIN | select.POLLOUT)
+                    return
+                self.disconnect()
+                return
+            del self.reports[: len(part)]
+        if self.connected:
+            self.poll.modify(self.fd, select.POLLIN)
+
+    def disconnect(self):
+        """Go on alone: the daemon is gone."""
+        self.connected = False
+        self.reports = []
+        self.poll.unregister(self.fd)
+        os.close(self.fd)
+
+
+def adopt_orphans():
+    """Have orphaned descendants become children of this process, prctl(2); False where that cannot be."""
+    try:
+        import ctypes
+
+        return ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    except (ImportError, OSError, AttributeError):
+        return False
+
+
+def exists(path):
+    try:
+        os.lstat(path)
+    except OSError:
+        return False
+    return True
+
+
+def start_time(pid):
+    """Return field 22 of /proc/PID/stat, 0 if the process is gone; its name may contain anything."""
+    try:
+        fd = os.open("/proc/%d/stat" % pid, os.O_RDONLY)
+    except OSError:
+        return 0
+    try:
+        return int(os.read(fd, 4096).rpartition(b") ")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+    finally:
+        os.close(fd)
+
+
+def main():
+    fd = int(sys.argv[1])
+    os.set_blocking(fd, False)
+    os.set_inheritable(fd, False)
+    woken, wake = os.pipe()
+    os.set_blocking(woken, False)
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    Keeper(fd, woken).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The heartbeat of this life: its beat, rewritten in place from a thread of its own.
+
+Others judge by content whether this node lives; nobody compares clocks. The beat is written in place and never created a second
+time: a life that was buried finds it gone, and then knows. The thread does nothing else, so that no slow disk call of the
+daemon can make a living node look dead. Judging others comes with several nodes.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pmjq.disk import Disk
+
+BEAT = 15.0
+"""Seconds between two beats; a lease is eight of them."""
+
+WIDTH = 20
+"""Digits of the counter: fixed, so that a beat is rewritten in place and never has another length."""
+
+
+class Heart:
+    """The beat of one life; ``fenced`` is called once if it is found gone."""
+
+    def __init__(self, disk: Disk, path: str, fenced: Callable[[], None]) -> None:
+        """Take the beat that the life has made."""
+        self.disk = disk
+        self.path = path
+        self.fenced = fenced
+        self.count = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop beating."""
+        self._stop.set()
+
+    def beat(self) -> bool:
+        """Beat once; False if the beat is gone, so this life has been buried. Other failures count as silence."""
+        self.count += 1
+        try:
+            self.disk.write_at(self.path, 0, f"{self.count:0{WIDTH}}\n".encode())
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def _run(self) -> None:
+        while not self._stop.wait(BEAT):
+            if not self.beat():
+                self.fenced()
+                return

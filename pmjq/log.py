@@ -1,0 +1,94 @@
+"""The log: dotted events with keys, for people on a terminal and as JSON for everything else.
+
+One place sets structlog up. The log goes to standard error; where that is a file, ``reopen`` follows a rotation. A log
+that cannot be written (full disk, closed terminal) costs lines, never the daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+
+_encoder = msgspec.json.Encoder(enc_hook=str)
+
+
+class _Output:
+    """Standard error, written one whole line at a time and without ever raising."""
+
+    def __init__(self, fd: int = 2) -> None:
+        self.fd = fd
+        self.lost = 0
+        self.path = _path_of(fd)
+
+    def msg(self, line: str) -> None:
+        data = line.encode("utf-8", "backslashreplace") + b"\n"
+        try:
+            os.write(self.fd, data)
+        except OSError:
+            self.lost += 1
+
+    log = debug = info = warn = warning = err = error = critical = exception = fatal = msg
+
+    def reopen(self) -> None:
+        """Open the log file again under its name, if standard error is a file."""
+        if not self.path:
+            return
+        with contextlib.suppress(OSError):
+            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            os.dup2(fd, self.fd)
+            os.close(fd)
+
+
+class Log:
+    """Set up logging in one of the formats ``auto``, ``console`` and ``json``."""
+
+    def __init__(self, style: str = "auto") -> None:
+        """``auto``: for people if standard error is a terminal, else JSON."""
+        self._output = _Output()
+        people = style == "console" or (style == "auto" and sys.stderr.isatty())
+        last: list[Any] = (
+            [structlog.dev.ConsoleRenderer(colors=_colours(), pad_event_to=22, sort_keys=False)]
+            if people
+            else [_as_json]
+        )
+        stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S" if people else "iso", utc=not people)
+        self.logger: FilteringBoundLogger = structlog.wrap_logger(
+            self._output,
+            processors=[structlog.processors.add_log_level, stamp, *last],
+            wrapper_class=structlog.make_filtering_bound_logger(20),
+            cache_logger_on_first_use=True,
+        )
+
+    def reopen(self) -> None:
+        """Follow a rotation of the log file."""
+        self._output.reopen()
+
+
+def _as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    ordered: EventDict = {key: event.pop(key) for key in ("timestamp", "level", "event")} | event
+    try:
+        return _encoder.encode(ordered).decode()
+    except (UnicodeEncodeError, TypeError):
+        return _encoder.encode({key: repr(value) for key, value in ordered.items()}).decode()
+
+
+def _colours() -> bool:
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _path_of(fd: int) -> str:
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        pass
+    return ""

@@ -1,0 +1,81 @@
+"""What is known of a node.
+
+Values only: ``probe`` fills a reading from the kernel, ``gates`` judges it, and neither is known
+here. A reading is one look at the machine at one instant; it is replaced, never changed, and says
+nothing about the jobs that caused it. Everything in it counts the whole machine, as the kernel
+does, whatever part of it the daemon itself may use.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+from msgspec import Struct
+
+
+class Reading(Struct, frozen=True):
+    """One look at the machine.
+
+    ``load`` is the one-minute load average. ``runnable`` is the number of threads that run or stand
+    in a run queue at this instant, the reading thread included: the first half of the fourth field
+    of /proc/loadavg, see proc(5); 1 where the system does not tell. ``cpus`` counts the CPUs
+    online, not those that the daemon may use, because the other two count the whole machine.
+    """
+
+    load: float
+    runnable: int
+    cpus: int
+
+
+class Life(Struct, frozen=True, omit_defaults=True):
+    """One life of one node's daemon; the content of ``node.json``.
+
+    ``machine``, ``boot`` and ``space`` (its pid namespace) tell where ``pid`` means anything, and
+    ``start`` (clock ticks since boot) that the pid is still the same process. The rest is for
+    people: what the daemon sees and why it does not start more.
+    """
+
+    name: str
+    token: str
+    machine: str
+    boot: str
+    space: str
+    pid: int
+    start: int
+    version: str
+    began: datetime
+    at: datetime
+    host: str = ""
+    limit: float | None = None
+    slots: int | None = None
+    load: float | None = None
+    running: int = 0
+    queued: int = 0
+    gate: str = "open"
+    reason: str = ""
+    stopping: str = ""
+    aside: dict[str, str] = {}
+    unfiled: int = 0
+    format: int = 1
+
+
+class Machine(Struct, frozen=True):
+    """Where a daemon runs: the machine, its boot, its pid namespace, and the daemon's own process."""
+
+    machine: str
+    boot: str
+    space: str
+    pid: int
+    start: int
+    host: str = ""
+
+
+def token(name: str, boot: str, chance: str) -> str:
+    """Return the name of one life: node, boot and chance, so that no two lives ever share one."""
+    return f"{name}.{boot[:8]}.{chance[:8]}"
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a text can name a node: it is part of file names and of lines that people read."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}(\.[A-Za-z0-9_-]{1,62}){0,8}", text) is not None

@@ -1,0 +1,249 @@
+"""What to do next: ``plan(view)`` returns the actions, and nothing else decides.
+
+Pure. The view holds everything a decision may use; what is not in it cannot influence the plan. Actions are frozen values named by
+verbs; carrying one out may fail, which is no error: the next look sees the truth.
+
+A view never holds the backlog, only its head, as long as the gate leaves room: the cost of a launch
+does not depend on how many jobs are queued.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from pmjq import directives
+from pmjq.directives import Refusal
+from pmjq.state import State
+
+from pmjq.job import Status
+if TYPE_CHECKING:
+    from pmjq.job import Attempt, Record, Spec
+    from pmjq.ready import Stat
+
+
+class Intent(StrEnum):
+    """What the daemon is up to: RUN, or how it stops."""
+
+    RUN = "run"
+    LEAVE = "leave"
+    WAIT = "wait"
+    KILL = "kill"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An entry at the head of the queue, settled and examined; or one that can never be run, with the reason."""
+
+    name: str
+    stat: Stat
+    verdict: Spec | Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """An attempt that is over: how it went, why, and whether its outcome is durable already."""
+
+    attempt: Attempt
+    status: Status
+    state: State
+    reason: str = ""
+    durable: Record | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """An attempt that runs. ``since`` is on the monotonic clock; ``told`` when it was first told to stop."""
+
+    attempt: Attempt
+    pid: int
+    at: float
+    since: float
+    told: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Give a job back to the queue: it has not been executed, or is restartable and surely stopped."""
+
+    attempt: Attempt
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a decision may use.
+
+    ``room``: how many jobs the gates let start now. ``fresh``: ids of claims that the gate let in already. ``running``: only
+    while the daemon stops by killing. ``*_after``: not before this time, since it failed.
+    """
+
+    now: float
+    intent: Intent = Intent.RUN
+    grace: float = 10.0
+    room: int = 0
+    candidates: tuple[Candidate, ...] = ()
+    claimed: tuple[Attempt, ...] = ()
+    returning: tuple[Return, ...] = ()
+    fresh: frozenset[str] = frozenset()
+    over: tuple[Over, ...] = ()
+    filing: tuple[Record, ...] = ()
+    running: tuple[Run, ...] = ()
+    claim_after: float = 0.0
+    start_after: float = 0.0
+    end_after: float = 0.0
+    return_after: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Move a queued job to this node."""
+
+    candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Execute a claimed job."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Make an outcome durable and move the job to the ended ones."""
+
+    over: Over
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """Move an ended job to its archive."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Send a signal to the trees of running jobs."""
+
+    runs: tuple[Run, ...]
+    signal: int
+
+
+Action = Claim | Start | Return | End | File | Stop
+
+
+MOST_UNFILED = 32
+"""How many ended jobs may lie unfiled for the sake of starting others."""
+
+MISFITS = frozenset(
+    {
+        errno.ENOEXEC,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ELOOP,
+        errno.EINVAL,
+        errno.E2BIG,
+        errno.ELIBBAD,
+        errno.EISDIR,
+    }
+)
+"""Errors of execve that are the job's own fault; after any other it is returned."""
+
+
+def plan(view: View) -> list[Action]:
+    """Return what to do now, in the order in which it is best done: starts first, filing last."""
+    room = view.room
+    starts: list[Action] = []
+    others: list[Action] = []
+    for attempt in view.claimed:
+        if attempt.refused:
+            others.append(End(Over(attempt, Status(), State.REJECTED, attempt.refused)))
+        elif view.intent is not Intent.RUN:
+            others.append(Return(attempt, "the daemon stops"))
+        elif view.now >= view.start_after and (attempt.id in view.fresh or room > 0):
+            starts.append(Start(attempt))
+            room -= attempt.id not in view.fresh
+    if view.intent is Intent.KILL:
+        starts += _stops(view)
+    claims = _claims(view, room) if view.intent is Intent.RUN and view.now >= view.claim_after else []
+    if view.now >= view.end_after:
+        others += [End(over) for over in view.over]
+    if view.now >= view.return_after:
+        others += view.returning
+    # What was claimed now is started with the next plan, and a free slot is worth more than a tidy desk.
+    filing = view.filing if not claims or len(view.filing) > MOST_UNFILED else ()
+    return [*starts, *claims, *others, *(File(record) for record in filing)]
+
+
+def outcome(attempt: Attempt, status: Status, *, told: bool = False) -> Over:
+    """Return how an attempt is over whose process has ended, or is gone without a trace.
+
+    ``told``: this daemon told it to stop.
+    """
+    code = status.code
+    if code is None:
+        return Over(attempt, status, State.LOST, _lost(status))
+    if code == 0:
+        return Over(attempt, status, State.DONE)
+    if told:
+        return Over(attempt, status, State.CANCELLED, "the daemon was stopped with --on-stop kill")
+    if code < 0:
+        return Over(attempt, status, State.FAILED, f"ended by signal {-code} ({signal_name(-code)})")
+    return Over(attempt, status, State.FAILED, f"exit code {code}")
+
+
+def unexecuted(attempt: Attempt, status: Status, head: bytes, *, interpreter: bool) -> Over | Return:
+    """Return what becomes of an attempt whose execve failed: rejected if that is its own fault, else returned."""
+    number = status.error or 0
+    code = errno.errorcode.get(number, str(number))
+    if number in MISFITS:
+        reason = directives.refusal(code, head, interpreter=interpreter)
+        return Over(attempt, status, State.REJECTED, reason)
+    if number == errno.ETXTBSY:
+        return Return(attempt, "still open for writing when it was to be executed")
+    return Return(attempt, f"could not be executed for now ({code})")
+
+
+def signal_name(number: int) -> str:
+    """Return the name of a signal as people write it: TERM, KILL, or its number."""
+    try:
+        return signal.Signals(number).name.removeprefix("SIG")
+    except ValueError:
+        return str(number)
+
+
+def _claims(view: View, room: int) -> list[Action]:
+    claims: list[Action] = []
+    for candidate in view.candidates:
+        if isinstance(candidate.verdict, Refusal):
+            claims.append(Claim(candidate))
+        elif room > 0:
+            claims.append(Claim(candidate))
+            room -= 1
+    return claims
+
+
+def _stops(view: View) -> list[Action]:
+    first = tuple(run for run in view.running if run.told is None)
+    late = tuple(
+        run for run in view.running if run.told is not None and view.now >= run.told + view.grace
+    )
+    stops: list[Action] = []
+    if first:
+        stops.append(Stop(first, signal.SIGTERM))
+    if late:
+        stops.append(Stop(late, signal.SIGKILL))
+    return stops
+
+
+def _lost(status: Status) -> str:
+    if status.started is None:
+        return "its node stopped while it was being started; whether it ran is not known"
+    return "its node or its keeper stopped while it ran; how it ended is not known"

@@ -1,0 +1,291 @@
+"""Jobs as processes: start them through a keeper, hear of their ends, adopt and signal them.
+
+The keeper (``pmjq.keeper``) is a child of the daemon and the parent of the jobs. A daemon always starts a keeper
+of its own and never talks to that of an earlier one, so there is no socket to find, to squat on or to clean up: jobs that
+are adopted are watched through a pidfd, and their keeper writes their status where it belongs, on disk.
+
+``Processes`` shows one descriptor to wait for. ``reports`` then tells what happened; nothing here touches the spool.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import marshal
+import os
+import resource
+import select
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psutil
+
+from pmjq import probe
+from pmjq.job import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+KEEPER = str(Path(__file__).with_name("keeper.py"))
+
+Key = tuple[str, int]
+"""Id and number of an attempt."""
+
+ORDERS_IN_A_MESSAGE = 16
+"""A message must fit the socket's buffer: an order is some 2 kB with its environment."""
+
+
+class Order(NamedTuple):
+    """What the keeper needs to know to start one attempt."""
+
+    key: Key
+    path: str
+    argv: list[str]
+    work: str
+    out: str
+    status: str
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """An attempt's process runs."""
+
+    key: Key
+    pid: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unstarted:
+    """An attempt was not executed. ``tried``: its status says so, so it can never start any more."""
+
+    key: Key
+    error: int
+    tried: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An attempt's process has ended; ``code`` is negative for a signal. ``alone``: it left no process behind."""
+
+    key: Key
+    code: int
+    at: float
+    usage: Usage
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """An adopted process is gone; its status tells the rest."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Unkept:
+    """The keeper is gone: how these attempts stand, only their status tells."""
+
+    keys: frozenset[Key]
+
+
+Report = Started | Unstarted | Ended | Vanished | Unkept
+
+
+class Processes:
+    """The processes of one daemon."""
+
+    def __init__(self, descriptors: tuple[int, int] | None = None) -> None:
+        """Start nothing yet. ``descriptors``: RLIMIT_NOFILE, soft and hard, of the keeper and so of the jobs."""
+        self._descriptors = descriptors
+        self._epoll = select.epoll()
+        self._socket: socket.socket | None = None
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._kept: set[Key] = set()
+        self._adopted: dict[int, Key] = {}
+        self._former: list[subprocess.Popen[bytes]] = []
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when there is something to report."""
+        return self._epoll.fileno()
+
+    def start(self, orders: list[Order]) -> None:
+        """Hand attempts to the keeper; how it went is reported. Raises OSError if there is no keeper to be had."""
+        line = self._socket or self._start_keeper()
+        for first in range(0, len(orders), ORDERS_IN_A_MESSAGE):
+            part = orders[first : first + ORDERS_IN_A_MESSAGE]
+            try:
+                line.sendall(marshal.dumps([_plain(order) for order in part]))
+            except OSError as error:
+                # Too long an environment for a message, or a keeper that died just now: they are looked at again.
+                if error.errno == errno.EMSGSIZE and len(part) > 1:
+                    for order in part:
+                        self.start([order])
+                    continue
+                raise
+            self._kept.update(order.key for order in part)
+
+    def reports(self) -> list[Report]:
+        """Return what has happened since the last call, without waiting."""
+        reports: list[Report] = []
+        for fd, _ in self._epoll.poll(0):
+            if self._socket is not None and fd == self._socket.fileno():
+                self._listen(self._socket, reports)
+            elif fd in self._adopted:
+                reports.append(Vanished(self._adopted.pop(fd)))
+                self._epoll.unregister(fd)
+                os.close(fd)
+        self._former = [keeper for keeper in self._former if keeper.poll() is None]
+        return reports
+
+    def adopt(self, key: Key, pid: int, start: int) -> bool:
+        """Watch a process of an earlier life; False if it is gone."""
+        try:
+            fd = os.pidfd_open(pid)
+        except OSError:
+            return False
+        if not probe.alive(pid, start):
+            os.close(fd)
+            return False
+        self._adopted[fd] = key
+        self._epoll.register(fd, select.EPOLLIN)
+        return True
+
+    def alive(self, pid: int, start: int) -> bool:
+        """Tell whether a process is still there."""
+        return probe.alive(pid, start)
+
+    def find(self, job_id: str) -> tuple[int, int] | None:
+        """Return pid and start time of the eldest process that has this job's id in its environment."""
+        found = _members({job_id}).get(job_id, [])
+        pairs = sorted((probe.start_time(pid), pid) for pid in found)
+        return next(((pid, start) for start, pid in pairs if start), None)
+
+    def signal(self, jobs: Mapping[str, int], number: int) -> None:
+        """Send a signal to the whole tree of each job, given the pids of their first processes by id.
+
+        A tree is the job's session, its descendants, and whoever still has its PMJQ_ID in the environment.
+        """
+        for job_id, pids in _members(set(jobs), jobs).items():
+            del job_id
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
+
+    def close(self) -> None:
+        """Let go of the keeper; it ends with its last job."""
+        if self._socket is not None:
+            self._socket.close()
+        for fd in self._adopted:
+            os.close(fd)
+        self._adopted.clear()
+        self._epoll.close()
+
+    def _start_keeper(self) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._keeper = subprocess.Popen(  # noqa: S603  # our own file, by our own interpreter
+                [sys.executable, "-I", "-S", KEEPER, str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,
+            )
+        if self._descriptors:
+            resource.prlimit(self._keeper.pid, resource.RLIMIT_NOFILE, self._descriptors)
+        self._epoll.register(ours.fileno(), select.EPOLLIN)
+        self._socket = ours
+        return ours
+
+    def _listen(self, line: socket.socket, reports: list[Report]) -> None:
+        while True:
+            try:
+                message = line.recv(1 << 18, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                message = b""
+            if not message:
+                reports.append(self._lost_keeper(line))
+                return
+            for values in marshal.loads(message):  # noqa: S302  # from our own child
+                report = _report(values)
+                if not isinstance(report, Started):
+                    self._kept.discard(report.key)
+                reports.append(report)
+
+    def _lost_keeper(self, line: socket.socket) -> Unkept:
+        self._epoll.unregister(line.fileno())
+        line.close()
+        self._socket = None
+        if self._keeper is not None:
+            self._former.append(self._keeper)
+        keys, self._kept = frozenset(self._kept), set()
+        return Unkept(keys)
+
+
+def _plain(order: Order) -> tuple[Any, ...]:
+    return tuple(order)
+
+
+def _report(values: tuple[Any, ...]) -> Started | Unstarted | Ended:
+    match values:
+        case ("started", key, pid, at):
+            return Started(key, pid, at)
+        case ("unstarted", key, error, tried):
+            return Unstarted(key, error, tried)
+        case ("ended", key, code, at, user, system, rss, alone):
+            return Ended(key, code, at, Usage(user, system, rss), alone)
+    raise AssertionError(f"the keeper reported {values!r}")
+
+
+def _members(ids: set[str], leaders: Mapping[str, int] | None = None) -> dict[str, list[int]]:
+    """Return the processes of jobs by id, in one pass over /proc."""
+    leaders = leaders or {}
+    by_session = {pid: job_id for job_id, pid in leaders.items()}
+    parents: dict[int, int] = {}
+    owner: dict[int, str] = {}
+    me = os.getpid()
+    for process in psutil.process_iter(["ppid"]):
+        pid = process.pid
+        parents[pid] = process.info["ppid"] or 0
+        if pid == me:
+            continue
+        job_id = by_session.get(_session(pid)) or _environment_id(pid)
+        if job_id in ids:
+            owner[pid] = job_id
+    for pid in parents:
+        line, seen = pid, []
+        while line and line not in owner and line != me and len(seen) < 64:
+            seen.append(line)
+            line = parents.get(line, 0)
+        if line in owner:
+            owner.update(dict.fromkeys(seen, owner[line]))
+    members: dict[str, list[int]] = {job_id: [] for job_id in ids}
+    for pid, job_id in owner.items():
+        members[job_id].append(pid)
+    return members
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return 0
+
+
+def _environment_id(pid: int) -> str:
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return ""
+    _, _, rest = (b"\0" + environment).partition(b"\0PMJQ_ID=")
+    return rest.partition(b"\0")[0].decode("ascii", "replace")
+

@@ -1,0 +1,208 @@
+"""What was seen of an entry of the spool -> what it is, and when it may be run.
+
+Two looks. ``standing`` needs only an lstat, so a hundred thousand entries cost a hundred thousand lstats and
+no more: what kind of thing it is, whose it is, whether it is held. ``settled`` needs the entry opened and is asked
+only about the head of the queue: has its writer finished?
+
+The kernel answers that on a local file system: a read lease is refused while anybody has the file open for
+writing. Elsewhere nothing tells, and what is seen must stay the same for a while, on this machine's own clock.
+pmjq-spool(5) has the measurements. An entry is never run half-written; one that is not ready now is
+looked at again; and whatever is not run has a reason.
+
+Pure: observations are arguments.
+"""
+
+from __future__ import annotations
+
+import re
+import stat as modes
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+
+class Stat(Protocol):
+    """The part of ``os.stat_result`` that decisions use."""
+
+    @property
+    def st_mode(self) -> int: ...
+    @property
+    def st_ino(self) -> int: ...
+    @property
+    def st_dev(self) -> int: ...
+    @property
+    def st_nlink(self) -> int: ...
+    @property
+    def st_uid(self) -> int: ...
+    @property
+    def st_gid(self) -> int: ...
+    @property
+    def st_size(self) -> int: ...
+    @property
+    def st_mtime_ns(self) -> int: ...
+    @property
+    def st_ctime_ns(self) -> int: ...
+
+
+class Look(NamedTuple):
+    """An entry opened and examined.
+
+    ``busy``: somebody has it open for writing; None where the kernel does not tell. ``head``: its
+    first bytes, None where it may not be read.
+    """
+
+    stat: Stat
+    busy: bool | None
+    head: bytes | None
+
+
+class Kind(StrEnum):
+    """What an entry is, as far as an lstat tells."""
+
+    QUEUED = "queued"
+    HELD = "held"
+    INCOMING = "incoming"
+    BAD = "bad"
+    LEFT = "left"
+    PASSED_OVER = "passed over"
+
+
+class Standing(NamedTuple):
+    """What an entry is and why; ``again`` is in how many seconds it is worth another look, if at all."""
+
+    kind: Kind
+    reason: str = ""
+    again: float | None = None
+
+
+class Print(NamedTuple):
+    """What must stay the same for an entry to count as settled."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What this daemon takes.
+
+    ``uids``: owners whose files it runs, None for anybody's. ``refusal``: why it takes no other's.
+    ``settle``, ``settle_moved``: seconds for which an entry must stay the same before it is run, the
+    second for one that was renamed or chmodded after its last write. ``kernel_tells``: a local file system.
+    """
+
+    uids: frozenset[int] | None
+    gids: frozenset[int] = frozenset()
+    refusal: str = "another owner's file; --accept-owner lets it run"
+    settle: float = 0.0
+    settle_moved: float = 0.0
+    kernel_tells: bool = True
+
+
+PATIENCE_EMPTY = 10.0
+"""Seconds an empty executable may stay: long enough for touch, chmod and an editor."""
+
+PATIENCE_LINKED = 2.0
+"""Seconds a second link may stay: programs that write safely link a file and then remove its first name."""
+
+SETTLE_UNTOLD = 3.0
+"""Seconds to settle on a local file system that knows no leases, or for a file that is not ours to lease."""
+
+AGAIN_BUSY = 0.05
+"""Seconds until a file that is open for writing is looked at again; nothing tells of its close."""
+
+AGAIN_BUSY_MOST = 2.0
+
+_PASSED_OVER = re.compile(
+    r"\.|.*(~|\.sw[a-z]|\.tmp|\.temp|\.part|\.partial|\.filepart|\.crdownload)\Z"
+    r"|#.*#\Z|(Thumbs\.db|desktop\.ini|__MACOSX|lost\+found)\Z",
+    re.DOTALL | re.IGNORECASE,
+)
+
+_KINDS = {
+    modes.S_IFLNK: "a symbolic link; submit the file itself, for instance with cp -L",
+    modes.S_IFIFO: "a FIFO, not an executable file",
+    modes.S_IFSOCK: "a socket, not an executable file",
+    modes.S_IFCHR: "a device, not an executable file",
+    modes.S_IFBLK: "a device, not an executable file",
+}
+
+_PLAIN = Standing(Kind.QUEUED)
+
+
+def passed_over(name: str) -> bool:
+    """Tell whether a name is never a job's: hidden, or one that editors and copying programs use."""
+    return _PASSED_OVER.match(name) is not None
+
+
+def standing(name: str, stat: Stat, rules: Rules, age: float) -> Standing:
+    """Return what an entry is; ``age`` is for how many seconds it has been seen just so."""
+    if passed_over(name):
+        return Standing(Kind.PASSED_OVER, "hidden or temporary name; rename it to submit it")
+    if rules.uids is not None and stat.st_uid not in rules.uids and stat.st_gid not in rules.gids:
+        return Standing(Kind.LEFT, rules.refusal)
+    mode = stat.st_mode
+    if modes.S_ISDIR(mode):
+        return Standing(
+            Kind.LEFT, "a directory without an info file; it may still be being copied, or be an archive"
+        )
+    if not modes.S_ISREG(mode):
+        return Standing(Kind.BAD, _KINDS.get(modes.S_IFMT(mode), "not a file"))
+    if stat.st_nlink > 1:
+        reason = f"has {stat.st_nlink} hard links, so it can change under another name; submit a copy"
+        return _in_patience(PATIENCE_LINKED, age, reason)
+    if mode & (modes.S_ISUID | modes.S_ISGID):
+        return Standing(Kind.BAD, "is set-user-id or set-group-id; chmod ug-s and submit it again")
+    if not mode & modes.S_IXUSR:
+        return Standing(Kind.HELD, "not executable; chmod u+x releases it")
+    if stat.st_size == 0:
+        return _in_patience(max(PATIENCE_EMPTY, rules.settle), age, "is empty; there is nothing to run")
+    return _PLAIN
+
+
+def settled(look: Look, rules: Rules, age: float) -> Standing:
+    """Tell whether an entry's writer has finished; ``age`` as in ``standing``."""
+    if look.busy:
+        again = min(AGAIN_BUSY_MOST, max(AGAIN_BUSY, age / 4))
+        return Standing(Kind.INCOMING, "still open for writing", again)
+    need = _seconds_to_settle(look, rules)
+    if age < need:
+        return Standing(
+            Kind.INCOMING, f"must stay unchanged for {need:g} s; a rename into the spool is quicker", need - age
+        )
+    return _PLAIN
+
+
+def print_of(stat: Stat) -> Print:
+    """Return what must stay the same for an entry to count as settled."""
+    return Print(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+def unchanged(before: Stat, after: Stat) -> bool:
+    """Tell whether two looks, before and after the claim, saw one and the same file.
+
+    Not by ctime: a rename changes it on most file systems.
+    """
+    return (
+        before.st_ino == after.st_ino
+        and before.st_mode == after.st_mode
+        and before.st_uid == after.st_uid
+        and before.st_size == after.st_size
+        and before.st_mtime_ns == after.st_mtime_ns
+        and before.st_nlink == after.st_nlink
+    )
+
+
+def _seconds_to_settle(look: Look, rules: Rules) -> float:
+    if rules.kernel_tells:
+        return rules.settle if look.busy is False else max(rules.settle, SETTLE_UNTOLD)
+    moved = look.stat.st_ctime_ns > look.stat.st_mtime_ns
+    return rules.settle_moved if moved else rules.settle
+
+
+def _in_patience(patience: float, age: float, reason: str) -> Standing:
+    if age >= patience:
+        return Standing(Kind.BAD, reason)
+    return Standing(Kind.INCOMING, reason, patience - age)

@@ -1,0 +1,175 @@
+"""Take up what earlier lives of this node left: the scan that every daemon starts with.
+
+There is no special program for a crash. A life begins, buries the dead lives of its own node, thereby has their jobs, and reads
+of each from the spool how far it got. The same reading follows any operation that failed without telling whether it was
+carried out: ``reload`` compares the desk with the disk, and the disk is right.
+
+Which lives are dead: those of this node's name whose process is gone (same machine, boot and pid namespace), and those from before this
+machine's last boot. A life on another machine, or in another pid namespace, is none of this module's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pmjq import job, plan
+from pmjq.desk import Doubt
+from pmjq.errors import TryLaterError
+from pmjq.job import Attempt, Status
+from pmjq.plan import Over
+from pmjq.state import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pmjq.desk import Desk
+    from pmjq.job import Record
+    from pmjq.node import Life, Machine
+    from pmjq.spool import Spool
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """An earlier life of this node: is it from before the last boot?"""
+
+    token: str
+    rebooted: bool
+
+
+def former_lives(
+    lives: dict[str, Life | None], name: str, me: Machine, alive: Callable[[int, int], bool]
+) -> list[Former]:
+    """Return the dead lives of this node's name; TryLaterError if one of them lives.
+
+    The caller holds this machine's lock for the node and the spool, so a life of this boot that never got as far as to
+    publish itself is dead.
+    """
+    dead: list[Former] = []
+    for token, life in sorted(lives.items()):
+        node, _, rest = token.rpartition(".")[0].rpartition(".")
+        if node != name:
+            continue
+        if life is None:
+            dead.append(Former(token, rebooted=rest != me.boot[:8]))
+        elif life.machine != me.machine:
+            continue
+        elif life.boot != me.boot:
+            dead.append(Former(token, rebooted=True))
+        elif life.space != me.space:
+            continue
+        elif alive(life.pid, life.start) and life.pid != me.pid:
+            raise TryLaterError(
+                f"node {name} is running here already as process {life.pid}; stop that one or give this one another --node"
+            )
+        else:
+            dead.append(Former(token, rebooted=False))
+    return dead
+
+
+def take_up(spool: Spool, desk: Desk, former: list[Former], now: float) -> None:
+    """Bury dead lives and put their jobs on the desk. Repeatable: what a crash leaves the next call finishes."""
+    for life in former:
+        _put(spool, desk, spool.bury(life.token), now, rebooted=life.rebooted)
+
+
+def reload(spool: Spool, desk: Desk, now: float) -> list[str]:
+    """Put on the desk what the disk has, and drop what it has not; return the ids that were dropped."""
+    spool.clear_tmp()
+    here = set(spool.running())
+    _put(spool, desk, [job_id for job_id in here if job_id not in desk], now, rebooted=False)
+    gone = sorted(desk.in_hand() - here)
+    for job_id in gone:
+        desk.drop(job_id)
+    load_ended(spool, desk)
+    return gone
+
+
+def load_ended(spool: Spool, desk: Desk) -> None:
+    """Put on the desk the ended jobs that are not archived; a record that is torn is written again from its event."""
+    torn: list[tuple[str, int]] = []
+    for key in spool.ended():
+        if key[0] in desk.filing:
+            continue
+        record = spool.record(*key)
+        if record is None:
+            torn.append(key)
+        else:
+            desk.filing[key[0]] = record
+    if not torn:
+        return
+    found = spool.recorded({job_id for job_id, _ in torn})
+    for key in torn:
+        record = found.get(key[0]) or _made_again(spool, key)
+        if record is not None:
+            spool.rewrite_record(record)
+            desk.filing[record.id] = record
+
+
+def clear_paperwork(spool: Spool, desk: Desk, node: str, lives: set[str]) -> None:
+    """Remove the paperwork of this node's claims that were never made, or whose jobs are archived."""
+    for job_id in spool.paperwork():
+        if job_id in desk or job_id in desk.filing:
+            continue
+        attempt = spool.attempt(job_id)
+        if attempt is not None and attempt.node == node and attempt.token not in lives:
+            name = job.real_name(attempt.name, attempt.name_hex)
+            spool.clear(job_id, attempt.attempt, name)
+
+
+def _put(spool: Spool, desk: Desk, ids: list[str], now: float, *, rebooted: bool) -> None:
+    if not ids:
+        return
+    # An outcome may be durable already and its job not moved yet.
+    recorded = spool.recorded(set(ids))
+    for job_id in ids:
+        attempt, record = spool.attempt(job_id), recorded.get(job_id)
+        if record is not None and (attempt is None or attempt.attempt == record.attempt):
+            desk.over[job_id] = Over(attempt or _as_recorded(spool, record), Status(), record.state, record.reason, record)
+        elif attempt is None:
+            reason = "its paperwork is missing; submit it again under its own name"
+            desk.over[job_id] = Over(_nameless(spool, job_id), Status(), State.LOST, reason)
+        elif attempt.refused:
+            desk.claimed[job_id] = attempt
+        else:
+            desk.doubts[job_id] = Doubt(attempt, now, now, rebooted=rebooted)
+
+
+def _made_again(spool: Spool, key: tuple[str, int]) -> Record | None:
+    attempt = spool.attempt(key[0])
+    if attempt is None:
+        return None
+    status = spool.status(attempt) or Status()
+    over = plan.outcome(attempt, status)
+    reason = "its record was missing and has been made again from its status"
+    return job.record(attempt, status, over.state, attempt.claimed.timestamp(), reason)
+
+
+def _as_recorded(spool: Spool, record: Record) -> Attempt:
+    return Attempt(
+        id=record.id,
+        name=record.name,
+        name_hex=record.name_hex,
+        attempt=record.attempt,
+        owner=record.owner,
+        uid=record.uid,
+        node=record.node,
+        token=spool.token,
+        queued=record.queued,
+        claimed=record.claimed,
+    )
+
+
+def _nameless(spool: Spool, job_id: str) -> Attempt:
+    moment = job.moment(0)
+    return Attempt(
+        id=job_id,
+        name=job.shown(job_id),
+        attempt=1,
+        owner="",
+        uid=-1,
+        node="",
+        token=spool.token,
+        queued=moment,
+        claimed=moment,
+    )

@@ -1,0 +1,80 @@
+"""Nudges from the file system: watchfiles tells that something happened to a name in the spool.
+
+A nudge means "look at this name again", or with None "look at everything again"; nothing is decided from it, so a lost, doubled or
+overflowed event does no harm: the slow rescan finds what was missed.
+
+watchfiles wakes every ``step`` ms to see whether its Rust side has events, and needs two steps to report one. So the
+step adapts: short while things happen, longer when they do not, which keeps an idle daemon cheap and a drop quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING
+
+from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STEP_BUSY = 5
+STEP_IDLE = 22
+"""ms. Two steps and the start of a process make the time from a drop to its start."""
+
+BUSY_FOR = 2.0
+"""Seconds after an event for which more are expected."""
+
+CALL = 1000
+"""ms that one call to the Rust side takes at most, so that the thread can be stopped."""
+
+
+class Watch:
+    """Watch one directory, not what is below it, from a thread of its own."""
+
+    def __init__(self, path: str, nudge: Callable[[set[str] | None], None]) -> None:
+        """Nothing is watched before ``start``."""
+        self.path = path
+        self.nudge = nudge
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        prefix = self.path.rstrip("/") + "/"
+        while not self._stop.is_set():
+            with contextlib.suppress(Exception):
+                self._watch(prefix)
+            # The directory is gone, or inotify has no room: look at everything, and try again.
+            self.nudge(None)
+            self._stop.wait(RETRY)
+
+    def _watch(self, prefix: str) -> None:
+        notify = RustNotify([self.path], False, False, 0, False, False)
+        quiet = 0.0
+        try:
+            while not self._stop.is_set():
+                step = STEP_BUSY if quiet < BUSY_FOR else STEP_IDLE
+                try:
+                    changes = notify.watch(step, step, CALL, self._stop)
+                except (UnicodeError, WatchfilesRustInternalError):
+                    # A name that is not UTF-8: the events it came with are lost, the names are still there.
+                    self.nudge(None)
+                    continue
+                if isinstance(changes, set):
+                    quiet = 0.0
+                    self.nudge({path.removeprefix(prefix) for _, path in changes})
+                elif changes == "timeout":
+                    quiet += CALL / 1000
+        finally:
+            notify.close()
+
+
+RETRY = 5.0
