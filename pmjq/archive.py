@@ -1,11 +1,12 @@
 """Ended jobs to the archive or the error directory, never overwriting, across file systems too.
 
-One job is filed in steps, each repeatable because the record holds the archived name: output, what is left of the working
-directory, the record; then the job file itself, and that rename is the commit. Only then is its paperwork removed.
-On another file system every step is copy to a hidden name, fsync, rename, and the source goes last.
+One job is filed in steps, each repeatable because the record holds the archived name: output,
+what is left of the working directory, the record; then the job file itself, and that rename is
+the commit. Only then is its paperwork removed. On another file system every step is copy to a
+hidden name, fsync, rename, and the source goes last.
 
-A destination that cannot be written (full, gone, not permitted, another file system mounted there) is an OSError: the job
-stays in ``ended/``, is filed later and never run again.
+A destination that cannot be written (full, gone, not permitted, another file system mounted
+there) is an OSError: the job stays in ``ended/``, is filed later and never run again.
 """
 
 from __future__ import annotations
@@ -36,14 +37,17 @@ class Destination:
     def check(self) -> None:
         """Raise OSError unless the directory is there, on the file system that it was on at the start.
 
-        A missing one is not made again: what is missing may be a mount, and the files would be hidden below it.
+        A missing one is not made again: what is missing may be a mount, and the files would be
+        hidden below it.
         """
         stat = self.disk.stat(self.path)
         if stat is None:
             raise FileNotFoundError(errno.ENOENT, "is gone; mount it or make it again", self.path)
         if stat.st_dev != self.device:
             raise OSError(
-                errno.EXDEV, "is on another file system than at the start; mount it or start again", self.path
+                errno.EXDEV,
+                "is on another file system than at the start; mount it or start again",
+                self.path,
             )
 
 
@@ -69,11 +73,11 @@ class Archive:
 
     def file(self, record: Record) -> None:
         """File an ended job; repeatable after any failure. Raises OSError if it cannot be filed yet."""
-        disk, spool, home = self.disk, self.spool, self.destination(record)
+        spool, home = self.spool, self.destination(record)
         stem = f"{home.path}/{job.real_name(record.stem, record.stem_hex)}"
         near = home.device == self._device
         self._move(spool.out_path(record), f"{stem}.out", near=near)
-        if not disk.rmdir(spool.work_path(record)):
+        if spool.left_files(record):
             self._move(spool.work_path(record), f"{stem}.d", near=near)
         self._move(spool.record_path(record), f"{stem}.json", near=near)
         self._move(spool.ended_path(record), stem, near=near)

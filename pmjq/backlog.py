@@ -1,16 +1,20 @@
 """What is in the spool and has not been claimed, in the order in which it is to be run.
 
-Oldest first by the time an entry appeared (ctime: ``cp -p`` must not jump the queue), then by name. The
-order is a heap of names, so that neither an arrival nor a launch costs more with a million queued than with
-a thousand. Entries that are not queued are kept apart with their reasons and the time of their next look.
+Oldest first by the time an entry appeared (ctime: ``cp -p`` must not jump the queue), then by
+name. The order is a heap of names, so that neither an arrival nor a launch costs more with a
+million queued than with a thousand. Entries that are not queued are kept apart with their reasons
+and the time of their next look.
 
-Pure memory: the daemon fills it from what it sees, and it may be thrown away and filled again at any time.
+Pure memory: the daemon fills it from what it sees, and it may be thrown away and filled again at
+any time.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from pmjq import ready
@@ -40,6 +44,8 @@ class Backlog:
         self._aside: dict[str, Aside] = {}
         self._looks: list[tuple[float, str]] = []
         self._since: dict[str, tuple[Print, float]] = {}
+        self._bad: dict[str, None] = {}
+        self._unvisited: deque[str] = deque()
 
     def __len__(self) -> int:
         """Return how many entries are queued."""
@@ -66,7 +72,9 @@ class Backlog:
             age = 0.0
         standing = ready.standing(name, stat, self.rules, age)
         if standing.kind is Kind.QUEUED:
-            self._aside.pop(name, None)
+            if self._aside.pop(name, None):
+                self._since[name] = (ready.print_of(stat), now - age)
+                self._bad.pop(name, None)
             self._enqueue(name, stat.st_ctime_ns)
         else:
             self.put_aside(name, stat, standing, now)
@@ -77,6 +85,10 @@ class Backlog:
         age = self._age(name, seen, now)
         self._queued.pop(name, None)
         self._aside[name] = Aside(standing, seen, now - age)
+        if standing.kind is Kind.BAD:
+            self._bad[name] = None
+        else:
+            self._bad.pop(name, None)
         self._since.pop(name, None)
         if standing.again is not None:
             heapq.heappush(self._looks, (now + standing.again, name))
@@ -93,6 +105,7 @@ class Backlog:
         self._queued.pop(name, None)
         self._aside.pop(name, None)
         self._since.pop(name, None)
+        self._bad.pop(name, None)
 
     def take(self, most: int) -> list[str]:
         """Take up to ``most`` names off the head of the queue; each is then claimed, put aside or put back."""
@@ -119,24 +132,24 @@ class Backlog:
         """Return when the next entry is to be looked at again."""
         return self._looks[0][0] if self._looks else None
 
-    def bad(self) -> list[str]:
-        """Return the names of entries that can never be run."""
-        return [name for name, aside in self._aside.items() if aside.standing.kind is Kind.BAD]
+    def bad(self, most: int) -> list[tuple[str, str]]:
+        """Return up to ``most`` entries that can never be run, with their reasons."""
+        return [(name, self._aside[name].standing.reason) for name in islice(self._bad, most)]
+
+    def revisit(self, most: int) -> list[str]:
+        """Return entries that are not queued, ``most`` at a time, all of them in turn."""
+        if not self._unvisited:
+            self._unvisited.extend(self._aside)
+        return [self._unvisited.popleft() for _ in range(min(most, len(self._unvisited)))]
 
     def aside(self) -> Iterable[tuple[str, Standing]]:
         """Return what is not queued, with its reason."""
         return ((name, aside.standing) for name, aside in self._aside.items())
 
-    def reason(self, name: str) -> str:
-        """Return why an entry is not queued."""
-        aside = self._aside.get(name)
-        return aside.standing.reason if aside else ""
-
     def settling(self) -> bool:
         """Tell whether any entry is on its way in and will be ready or bad by itself."""
-        return any(
-            aside.standing.again is not None or aside.standing.kind is Kind.BAD
-            for aside in self._aside.values()
+        return bool(self._bad) or any(
+            aside.standing.kind is Kind.INCOMING for aside in self._aside.values()
         )
 
     def _enqueue(self, name: str, appeared: int) -> None:

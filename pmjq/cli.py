@@ -1,7 +1,8 @@
 """The door: the command line, and what a person reads when it is wrong.
 
-The first word decides: a verb is a verb, anything else is the daemon's. Arguments are checked here and nothing else; what
-costs time to import is imported when it is needed. Every error ends in one line on standard error and an exit code of sysexits(3).
+The first word decides: a verb is a verb, anything else is the daemon's. Arguments are checked
+here and nothing else; what costs time to import is imported when it is needed. Every error ends
+in one line on standard error and an exit code of sysexits(3).
 """
 
 from __future__ import annotations
@@ -21,7 +22,25 @@ if TYPE_CHECKING:
     from pmjq.ready import Rules
 
 VERBS = frozenset(
-    "submit list show logs wait cancel hold release retry history nodes drain resume doctor prune top web".split()
+    [
+        "submit",
+        "list",
+        "show",
+        "logs",
+        "wait",
+        "cancel",
+        "hold",
+        "release",
+        "retry",
+        "history",
+        "nodes",
+        "drain",
+        "resume",
+        "doctor",
+        "prune",
+        "top",
+        "web",
+    ]
 )
 """Words that are verbs when they come first; ``./list`` is a spool of that name. None is built yet."""
 
@@ -82,31 +101,79 @@ class _Seconds(click.FloatRange):
     epilog="man pmjq explains it; man pmjq-spool describes the spool on disk. Submit with: cp job.sh SPOOL/",
 )
 @click.argument("spool", metavar="SPOOL")
-@click.option("-C", "load", metavar="LOAD", type=click.FloatRange(min=0, min_open=True),
-              help="Start nothing while the one-minute load average is above LOAD.")
-@click.option("-o", "archive", metavar="ARCHIVE", help="Where ended jobs go; made if missing. [default: SPOOL/.pmjq/done]")
-@click.option("-e", "errors", metavar="ERRORDIR", help="Where jobs go that did not end well. [default: where the others go]")
-@click.option("-j", "slots", metavar="SLOTS", type=click.IntRange(min=0),
-              help="Run at most SLOTS jobs at once; 0: none. [default: the usable CPUs; with -C: no fixed number]")
+@click.option(
+    "-C",
+    "load",
+    metavar="LOAD",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Start nothing while the one-minute load average is above LOAD.",
+)
+@click.option(
+    "-o",
+    "archive",
+    metavar="ARCHIVE",
+    help="Where ended jobs go; made if missing. [default: SPOOL/.pmjq/done]",
+)
+@click.option(
+    "-e",
+    "errors",
+    metavar="ERRORDIR",
+    help="Where jobs go that did not end well. [default: where the others go]",
+)
+@click.option(
+    "-j",
+    "slots",
+    metavar="SLOTS",
+    type=click.IntRange(min=0),
+    help="Run at most SLOTS jobs at once; 0: none. [default: the usable CPUs; with -C: no fixed number]",
+)
 @click.option("--node", metavar="NAME", help="Name of this node. [default: the host name]")
-@click.option("--settle", metavar="SECONDS", type=_Seconds(),
-              help="For how long a file must stay unchanged before it is run. [default: 0; on a network file system 3 or 35]")
-@click.option("--grace", metavar="SECONDS", type=_Seconds(), default=10.0, show_default=True,
-              help="Time between TERM and KILL.")
-@click.option("--on-stop", type=click.Choice(["leave", "wait", "kill"]), default="leave", show_default=True,
-              help="What happens to running jobs when the daemon is stopped.")
-@click.option("--accept-owner", "accept", metavar="USER|GROUP|ANY", multiple=True,
-              help="Also run files of this owner, as the daemon's own user. May be repeated.")
-@click.option("--log-format", "style", type=click.Choice(["auto", "console", "json"]), default="auto", show_default=True,
-              help="The log on standard error; auto: console on a terminal, else json.")
-@click.option("--once", is_flag=True, help="Run what is there and exit when nothing is queued or running.")
+@click.option(
+    "--settle",
+    metavar="SECONDS",
+    type=_Seconds(),
+    help="For how long a file must stay unchanged before it is run. [default: 0; on a network file system 3 or 35]",
+)
+@click.option(
+    "--grace",
+    metavar="SECONDS",
+    type=_Seconds(),
+    default=10.0,
+    show_default=True,
+    help="Time between TERM and KILL.",
+)
+@click.option(
+    "--on-stop",
+    type=click.Choice(["leave", "wait", "kill"]),
+    default="leave",
+    show_default=True,
+    help="What happens to running jobs when the daemon is stopped.",
+)
+@click.option(
+    "--accept-owner",
+    "accept",
+    metavar="USER|GROUP|ANY",
+    multiple=True,
+    help="Also run files of this owner, as the daemon's own user. May be repeated.",
+)
+@click.option(
+    "--log-format",
+    "style",
+    type=click.Choice(["auto", "console", "json"]),
+    default="auto",
+    show_default=True,
+    help="The log on standard error; auto: console on a terminal, else json.",
+)
+@click.option(
+    "--once", is_flag=True, help="Run what is there and exit when nothing is queued or running."
+)
 @click.version_option(__version__, "--version", prog_name="pmjq", message="%(prog)s %(version)s")
 def daemon(spool: str, **options: Any) -> int:
     """Run the executables that people put in the directory SPOOL.
 
     Several nodes may serve one SPOOL. pmjq VERB --help tells of the other commands.
     """
-    from pmjq import node as nodes  # noqa: PLC0415  # click answers --help and a wrong option without the rest
+    from pmjq import node as nodes  # click answers --help and a wrong option without the rest
     from pmjq import probe
     from pmjq.daemon import Daemon, Options, host_name
     from pmjq.gates import Limits
@@ -117,7 +184,9 @@ def daemon(spool: str, **options: Any) -> int:
     _check_spool(spool, root)
     name = options["node"] or host_name()
     if not nodes.is_name(name):
-        raise ConfigurationError(f"--node {name}: a node's name has letters, digits, - and _, at most 63")
+        raise ConfigurationError(
+            f"--node {name}: a node's name has letters, digits, - and _, at most 63"
+        )
     slots = options["slots"]
     if slots is None and options["load"] is None:
         slots = probe.usable_cpus()
@@ -141,11 +210,17 @@ def daemon(spool: str, **options: Any) -> int:
 
 def _check_spool(given: str, root: str) -> None:
     if not os.path.lexists(root):
-        raise NotFoundError(f"{given}: no such directory; make it, or mount the share that it is on")
+        raise NotFoundError(
+            f"{given}: no such directory; make it, or mount the share that it is on"
+        )
     if not os.path.isdir(root):
-        raise NotFoundError(f"{given}: not a directory; SPOOL is the directory that jobs are put in")
+        raise NotFoundError(
+            f"{given}: not a directory; SPOOL is the directory that jobs are put in"
+        )
     if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
-        raise NotPermittedError(f"{given}: this user may not read and write it; change its mode or run as its owner")
+        raise NotPermittedError(
+            f"{given}: this user may not read and write it; change its mode or run as its owner"
+        )
 
 
 def _absolute(path: str | None) -> str | None:
@@ -154,7 +229,7 @@ def _absolute(path: str | None) -> str | None:
 
 def _rules(root: str, kind: str, settle: float | None, accept: tuple[str, ...]) -> Rules:
     """Return what this daemon takes: whose files, and how long they must have stayed unchanged."""
-    from pmjq import probe  # noqa: PLC0415
+    from pmjq import probe
     from pmjq.ready import Rules
 
     shared = probe.shared(kind)
@@ -163,13 +238,20 @@ def _rules(root: str, kind: str, settle: float | None, accept: tuple[str, ...]) 
         long = moved = settle
     uids, gids, refusal = _owners(root, accept)
     return Rules(
-        uids=uids, gids=gids, refusal=refusal, settle=long, settle_moved=moved, kernel_tells=not shared
+        uids=uids,
+        gids=gids,
+        refusal=refusal,
+        settle=long,
+        settle_moved=moved,
+        kernel_tells=not shared,
     )
 
 
-def _owners(root: str, accept: tuple[str, ...]) -> tuple[frozenset[int] | None, frozenset[int], str]:
-    import grp  # noqa: PLC0415
-    import pwd  # noqa: PLC0415
+def _owners(
+    root: str, accept: tuple[str, ...]
+) -> tuple[frozenset[int] | None, frozenset[int], str]:
+    import grp
+    import pwd
 
     uid = os.geteuid()
     refusal = "another owner's file; --accept-owner lets it run"
@@ -181,7 +263,11 @@ def _owners(root: str, accept: tuple[str, ...]) -> tuple[frozenset[int] | None, 
         stat = os.stat(root)
         private = stat.st_uid == 0 and not stat.st_mode & (0o002 if stat.st_gid == 0 else 0o022)
         if private:
-            return frozenset({0}), frozenset(), "another owner's file, and root's daemon runs only root's"
+            return (
+                frozenset({0}),
+                frozenset(),
+                "another owner's file, and root's daemon runs only root's",
+            )
         reason = "others than root can write this spool, so root's daemon runs nothing in it; chmod go-w, or run as another user"
         return frozenset(), frozenset(), reason
     if "ANY" in accept:
@@ -194,5 +280,7 @@ def _owners(root: str, accept: tuple[str, ...]) -> tuple[frozenset[int] | None, 
             try:
                 gids.add(grp.getgrnam(name).gr_gid)
             except KeyError:
-                raise ConfigurationError(f"--accept-owner {name}: no such user or group on this machine") from None
+                raise ConfigurationError(
+                    f"--accept-owner {name}: no such user or group on this machine"
+                ) from None
     return frozenset(uids), frozenset(gids), refusal

@@ -1,7 +1,8 @@
 """The daemon: nudge, look, plan, act, sleep until the next nudge or deadline.
 
-This is the part that waits. What it waits for are nudges (the watch, the keeper, signals, the filing thread) and the deadline that
-the last turn gave; what is done then is a turn, in a thread, so that a disk that hangs stalls neither signals nor the watchdog.
+Turns are taken in a thread of their own, which sleeps between them until a nudge (the watch, the
+keeper, a signal, the filing thread) or the deadline that the last turn gave. The event loop has
+the signals and the watchdog, so a disk that hangs stalls neither.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from pmjq.disk import Disk
 from pmjq.filing import Filing
 from pmjq.lease import Heart
 from pmjq.node import Life, Machine
+from pmjq.outside import Settings
 from pmjq.plan import Intent
 from pmjq.process import Processes
 from pmjq.spool import Spool
-from pmjq.turn import Settings, Turn
+from pmjq.turn import Turn
 from pmjq.watch import Watch
 
 if TYPE_CHECKING:
@@ -165,8 +167,8 @@ class Daemon:
 
     async def _serve(self) -> None:
         turn, log = self.turn, self.log.logger
-        watch = Watch(turn.spool.root, self._nudged)
-        watch.start()
+        self.watch = Watch(turn.spool.root, self._nudged)
+        self.watch.start()
         log.info(
             "daemon.started",
             spool=job.shown(turn.spool.root),
@@ -179,10 +181,10 @@ class Daemon:
             group.start_soon(self._signals)
             group.start_soon(self._feed_watchdog)
             service.notify(READY=1, STATUS="started")
-            await self._loop()
+            await anyio.to_thread.run_sync(self._turns, abandon_on_cancel=True)
             group.cancel_scope.cancel()
         service.notify(STOPPING=1)
-        watch.stop()
+        self.watch.stop()
         if self.heart is not None:
             self.heart.stop()
         turn.filing.close()
@@ -193,22 +195,19 @@ class Daemon:
                 turn.spool.bury(turn.spool.token)
         log.info("daemon.stopped", jobs_left_running=left)
 
-    async def _loop(self) -> None:
+    def _turns(self) -> None:
+        """Take turns until told to stop, sleeping between them until a nudge or a deadline; runs in a thread."""
         while True:
-            wake = await anyio.to_thread.run_sync(self._turn, abandon_on_cancel=True)
+            if self.state.fenced:
+                self._new_life()
+            wake = self.turn.turn()
+            self._publish()
             if self._finished():
                 return
-            with anyio.move_on_after(max(0.0, wake - time.monotonic())):
-                await anyio.wait_readable(self._epoll)
+            self.watch.relaxed = len(self.turn.backlog) > 0
+            self._epoll.poll(max(0.0, wake - time.monotonic()))
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._eventfd)
-
-    def _turn(self) -> float:
-        if self.state.fenced:
-            self._new_life()
-        wake = self.turn.turn()
-        self._publish()
-        return wake
 
     def _new_life(self) -> None:
         """Begin again after this life was buried by another: what is still here is taken up like any former life's."""
@@ -252,7 +251,9 @@ class Daemon:
         if state.signals == 1:
             terminal = number == signal.SIGINT and sys.stdin.isatty()
             asked = self.options.on_stop
-            turn.intent = Intent.WAIT if asked is Intent.LEAVE and (terminal or self.options.once) else asked
+            turn.intent = (
+                Intent.WAIT if asked is Intent.LEAVE and (terminal or self.options.once) else asked
+            )
         elif state.signals == 2 and turn.intent is not Intent.KILL:
             turn.intent = Intent.KILL
         else:
@@ -264,7 +265,11 @@ class Daemon:
         }
         running = len(turn.desk.running) + len(turn.desk.starting)
         self.log.logger.info(
-            "daemon.stopping", signal=number.name, on_stop=str(turn.intent), running=running, meaning=what[turn.intent]
+            "daemon.stopping",
+            signal=number.name,
+            on_stop=str(turn.intent),
+            running=running,
+            meaning=what[turn.intent],
         )
         service.notify(STOPPING=1, STATUS=f"stopping, {running} jobs running")
         if turn.intent is Intent.LEAVE:
@@ -285,7 +290,14 @@ class Daemon:
             return
         verdict, desk = turn.verdict, turn.desk
         running = len(desk.running) + len(desk.starting)
-        said = (verdict.open, verdict.reason, running, len(turn.backlog), str(turn.intent), len(desk.filing))
+        said = (
+            verdict.open,
+            verdict.reason,
+            running,
+            len(turn.backlog),
+            str(turn.intent),
+            len(desk.filing),
+        )
         if not force and said == state.last and now - state.published < 12 * PUBLISH:
             return
         state.published, state.last = now, said
@@ -296,7 +308,9 @@ class Daemon:
             aside[job.shown(name)] = standing.reason
         with contextlib.suppress(OSError):
             turn.spool.publish(self._life(aside))
-        service.notify(STATUS=f"{running} running, {len(turn.backlog)} queued, gate {_gate(verdict.open, verdict.reason)}")
+        service.notify(
+            STATUS=f"{running} running, {len(turn.backlog)} queued, gate {_gate(verdict.open, verdict.reason)}"
+        )
 
     def _life(self, aside: dict[str, str]) -> Life:
         turn, limits, me = self.turn, self.options.limits, self.machine
@@ -372,7 +386,12 @@ def owner_name(uid: int) -> str:
 def host_name() -> str:
     """Return the name of this machine as a node's name: its first label, with odd characters replaced."""
     name = socket.gethostname().partition(".")[0]
-    return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in name).strip("-") or "node"
+    return (
+        "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in name).strip(
+            "-"
+        )
+        or "node"
+    )
 
 
 def _raise_descriptors() -> None:

@@ -1,23 +1,35 @@
 """The jobs that this life of the node has, by state: memory of what the disk says.
 
-An attempt is in exactly one of these places, as its job file is in exactly one place on disk. All of it can be thrown away and
-read again from the spool (``pmjq.recovery``); nothing is true because it stands here.
+An attempt is in exactly one of these places, as its job file is in exactly one place on disk. All
+of it can be thrown away and read again from the spool (``pmjq.recovery``); nothing is true
+because it stands here.
 
 The load gate's view of our own jobs is kept beside them, since it changes with the same events.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pmjq import plan
-from pmjq.gates import Contention, Forecast
+from pmjq.backlog import Backlog
+from pmjq.gates import OPEN, Contention, Forecast
 from pmjq.job import Status
-from pmjq.plan import Over, Return, Run
+from pmjq.plan import Claimed, Intent, Over, Return, Run
+from pmjq.state import State
 
 if TYPE_CHECKING:
     from pmjq.job import Attempt, Record
+    from pmjq.ready import Rules
+
+
+MOST_AHEAD = 16
+"""How many jobs are claimed ahead at most."""
+
+JUST_NOW = 0.1
+"""Seconds after which an end does not tell any more that another is near."""
 
 
 @dataclass(slots=True)
@@ -34,10 +46,16 @@ class Doubt:
 class Desk:
     """The attempts in hand, by id."""
 
-    def __init__(self) -> None:
-        """Start with nothing in hand."""
-        self.claimed: dict[str, Attempt] = {}
-        self.fresh: set[str] = set()
+    def __init__(self, rules: Rules) -> None:
+        """Start with nothing in hand; ``rules`` say which entries of the spool are jobs."""
+        self.backlog = Backlog(rules)
+        self.nudges: deque[str | None] = deque()
+        self.intent = Intent.RUN
+        self.verdict = OPEN
+        self.doubtful = False
+        self.scanned = False
+        self.rescan_at = 0.0
+        self.claimed: dict[str, Claimed] = {}
         self.starting: dict[str, Attempt] = {}
         self.running: dict[str, Run] = {}
         self.doubts: dict[str, Doubt] = {}
@@ -46,6 +64,7 @@ class Desk:
         self.filing: dict[str, Record] = {}
         self.forecast = Forecast()
         self.contention = Contention()
+        self._ends: deque[float] = deque(maxlen=MOST_AHEAD)
 
     def __contains__(self, job_id: str) -> bool:
         """Tell whether an attempt of this job is in hand, ended ones that are to be filed left out."""
@@ -57,23 +76,29 @@ class Desk:
 
     def busy(self) -> int:
         """Return how many slots are taken: what runs, is about to, or may."""
-        return len(self.running) + len(self.starting) + len(self.doubts) + len(self.fresh)
+        return len(self.running) + len(self.starting) + len(self.doubts)
+
+    def ahead(self, now: float) -> int:
+        """Return how many jobs are worth claiming before there is room for them: as many as ended just now.
+
+        A claim takes a sync. Where jobs are short, a slot that frees need not wait for it; where
+        they are long, nothing is claimed ahead, so that a job stays in the queue for whoever is
+        first to have room.
+        """
+        return sum(1 for end in self._ends if now - end < JUST_NOW)
 
     def attempt(self, job_id: str) -> Attempt | None:
         """Return the attempt that is starting or running, if it is."""
         run = self.running.get(job_id)
         return run.attempt if run else self.starting.get(job_id)
 
-    def claim(self, attempt: Attempt) -> None:
-        """Take note of a claim that the gates let in."""
-        self.claimed[attempt.id] = attempt
-        if not attempt.refused:
-            self.fresh.add(attempt.id)
+    def claim(self, attempt: Attempt, now: float | None = None) -> None:
+        """Take note of a claim; ``now``: one made just now, None: one that was found."""
+        self.claimed[attempt.id] = Claimed(attempt, now)
 
     def launch(self, attempt: Attempt, now: float) -> None:
         """Take note that the keeper was told to start an attempt."""
         self.claimed.pop(attempt.id, None)
-        self.fresh.discard(attempt.id)
         self.starting[attempt.id] = attempt
         self.forecast = self.forecast.started(now)
 
@@ -102,17 +127,20 @@ class Desk:
         attempt = run.attempt if run else self.starting.pop(job_id, None)
         if attempt is None:
             return
+        self._ends.append(now)
         duration = now - run.since if run else 0.0
         usage = status.usage
         cpu = usage.user_cpu + usage.system_cpu if usage else None
         self.forecast = self.forecast.ended(now, duration, cpu, self.contention.factor)
-        self.settle(attempt, status, told=run is not None and run.told is not None)
+        self.settle(attempt, status, now, told=run is not None and run.told is not None)
 
-    def settle(self, attempt: Attempt, status: Status, *, told: bool = False) -> None:
+    def settle(self, attempt: Attempt, status: Status, now: float, *, told: bool = False) -> None:
         """Decide what becomes of an attempt that is over."""
-        over = plan.outcome(attempt, status, told=told)
-        if told and attempt.spec.restartable and over.state is not plan.State.DONE:
-            self.returning[attempt.id] = Return(attempt, "stopped with the daemon; it is restartable")
+        over = plan.outcome(attempt, status, now, told=told)
+        if told and attempt.spec.restartable and over.state is not State.DONE:
+            self.returning[attempt.id] = Return(
+                attempt, "stopped with the daemon; it is restartable"
+            )
         else:
             self.over[attempt.id] = over
 
@@ -127,11 +155,34 @@ class Desk:
         told = told or (run is not None and run.told is not None)
         self.doubts[job_id] = Doubt(attempt, now, now, told=told)
 
+    def resolved(self, attempt: Attempt) -> None:
+        """Take note that an attempt is not in doubt any more."""
+        self.doubts.pop(attempt.id, None)
+
+    def deadlines(self, now: float, grace: float) -> list[float]:
+        """Return when something is to be looked at or done without a nudge; some may be past."""
+        times = [self.rescan_at]
+        look = self.backlog.next_look()
+        if look is not None:
+            times.append(look)
+        if self.over:
+            times.append(next(iter(self.over.values())).since + plan.LONGEST_UNSYNCED)
+        times += [doubt.again for doubt in self.doubts.values()]
+        if self.verdict.again is not None and (len(self.backlog) or self.claimed):
+            times.append(now + self.verdict.again)
+        times += [
+            claimed.since + plan.LONGEST_AHEAD
+            for claimed in self.claimed.values()
+            if claimed.since is not None
+        ]
+        if self.intent is Intent.KILL:
+            times += [(run.told or now) + grace for run in self.running.values()]
+        return times
+
     def drop(self, job_id: str) -> None:
         """Forget an attempt that is another's now."""
         for place in self._places():
             place.pop(job_id, None)
-        self.fresh.discard(job_id)
 
     def _places(self) -> tuple[dict[str, Any], ...]:
         return (

@@ -1,9 +1,9 @@
 r"""What an executable's first bytes say about how to run it.
 
 The kernel would say it too, but late and in one word: ENOEXEC for an empty file, a script with a
-byte order mark and a program for another machine alike, ENOENT for ``#!/bin/sh\r``, and nothing at
-all for ``#!/usr/bin/env python3\r``, which starts and exits 127. So the first bytes are read before a job is
-run, and a refusal says what to do. What was measured is in pmjq-spool(5).
+byte order mark and a program for another machine alike, ENOENT for ``#!/bin/sh\r``, and nothing
+at all for ``#!/usr/bin/env python3\r``, which starts and exits 127. So the first bytes are read
+before a job is run, and a refusal says what to do. What was measured is in pmjq-spool(5).
 
 Pure: bytes in, ``Spec`` or ``Refusal`` out.
 """
@@ -70,16 +70,16 @@ def refusal(code: str, head: bytes, *, interpreter: bool = False) -> str:
         case "ENOEXEC" if head.startswith(b"\x7fELF"):
             return f"is a program for another kind of machine ({_machine(head)}); build it for this one"
         case "ENOEXEC":
-            return (
-                "is neither a program of this machine nor text; a script starts with #! and its interpreter"
-            )
+            return "is neither a program of this machine nor text; a script starts with #! and its interpreter"
         case "ENOENT" | "ENOTDIR" | "ELOOP" if head.startswith(b"#!"):
             name = interpreter_of(head)
             return f"its interpreter {name} is not on this node; install it or mend the first line"
         case "ENOENT":
             return "needs a program loader that is not on this node; build it for this system"
         case "EACCES" if head.startswith(b"#!") and not interpreter:
-            return f"its interpreter {interpreter_of(head)} may not be executed; mend the first line"
+            return (
+                f"its interpreter {interpreter_of(head)} may not be executed; mend the first line"
+            )
         case "EACCES" | "EPERM":
             return f"may not be executed here ({code}); check that the file system is not mounted noexec"
         case _:

@@ -1,12 +1,14 @@
 """The dozen file operations that the spool needs, each one a method.
 
-Everything that pmjq does to the spool and to archives goes through an object of this shape: the real one below;
-in tests one that stops after the n-th operation, lies, is full, or forgets what was not synced. That is
-why there is so little here and no state: an operation is a system call, or the few that make one sense.
+Everything that pmjq does to the spool and to archives goes through an object of this shape: the
+real one below; in tests one that stops after the n-th operation, lies, is full, or forgets what
+was not synced. That is why there is so little here and no state: an operation is a system call,
+or the few that make one sense.
 
-Paths are ``str`` as ``os.fsdecode`` makes them. A missing file is a value (None) where being gone is what is
-expected; everything else is the OSError of the system call. An error says nothing about whether the operation was carried
-out: on network file systems replies get lost. Whoever needs to know looks (``pmjq.spool``).
+Paths are ``str`` as ``os.fsdecode`` makes them. A missing file is a value (None) where being gone
+is what is expected; everything else is the OSError of the system call. An error says nothing
+about whether the operation was carried out: on network file systems replies get lost. Whoever
+needs to know looks (``pmjq.spool``).
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from pmjq.ready import Look
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
 """Errors of a look that mean: not there (any more)."""
 
-UNTOLD = frozenset({errno.EINVAL, errno.EACCES, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM})
+UNTOLD = frozenset(
+    {errno.EINVAL, errno.EACCES, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM}
+)
 """Errors of F_SETLEASE that mean: this file system, or this owner, gets no answer."""
 
 AT_FDCWD = -100
@@ -53,8 +57,9 @@ class Disk:
     def look(self, path: str) -> Look | None:
         """Open a file, tell whether it is being written, and read its head; None if it is gone.
 
-        A read lease is refused with EAGAIN while anybody has the file open for writing. It is given back by the
-        close: a writer that comes in between waits for microseconds, and SIGIO, which the daemon ignores, says so.
+        A read lease is refused with EAGAIN while anybody has the file open for writing. It is
+        given back by the close: a writer that comes in between waits for microseconds, and SIGIO,
+        which the daemon ignores, says so.
         """
         try:
             fd = os.open(path, _LOOKING)
@@ -93,7 +98,8 @@ class Disk:
     def write(self, path: str, data: bytes, *, exclusive: bool = False) -> None:
         """Write a whole file that only its writer names; ``exclusive``: fail if it exists.
 
-        An existing one is written over and not truncated first: that would free its block and look for another.
+        An existing one is written over and not truncated first: that would free its block and
+        look for another.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_EXCL if exclusive else 0)
         fd = os.open(path, flags, 0o666)
@@ -107,7 +113,8 @@ class Disk:
     def write_at(self, path: str, offset: int, data: bytes, *, create: bool = False) -> None:
         """Write into a file at an offset and sync it; a repetition is harmless.
 
-        ``create``: make the file if it is not there. Without, a removed file stays removed and this fails.
+        ``create``: make the file if it is not there. Without, a removed file stays removed and
+        this fails.
         """
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o666)
         try:
@@ -135,8 +142,9 @@ class Disk:
     def rename_new(self, source: str, target: str) -> None:
         """Rename to a name that must not exist; FileExistsError if it does.
 
-        renameat2(2) with RENAME_NOREPLACE, which Python does not have. File systems that lack it (EINVAL on all network
-        ones tried) get a look and a rename: a file put there in between would be replaced.
+        renameat2(2) with RENAME_NOREPLACE, which Python does not have. File systems that lack it
+        (EINVAL on all network ones tried) get a look and a rename: a file put there in between
+        would be replaced.
         """
         number = _renameat2(source, target)
         if number in (errno.EINVAL, errno.ENOSYS):

@@ -9,8 +9,9 @@
     +-- NotPermittedError         77   the file system or the owner says no
     +-- ConfigurationError        78   the set-up is wrong, and starting again will not help
 
-Exit codes are those of sysexits(3). Only broken contracts are exceptions here: losing a race for a
-job is a value (``None`` or ``False``), because it is what is expected to happen on a shared spool.
+Exit codes are those of sysexits(3). Only broken contracts are exceptions here: losing a race for
+a job is a value (``None`` or ``False``), because it is what is expected to happen on a shared
+spool.
 
 Messages are for people: subject first, lower case, and what to do about it.
 """

@@ -1,9 +1,10 @@
 """When ended jobs are filed: at once, off the daemon's way, or later.
 
-On the spool's own file system filing is a few renames and done in the turn. On another one it is copying, which takes as
-long as it takes or hangs with its server, so it is done by a thread of its own, and so is the removal of what a job left in its
-temporary directory. A destination that failed is left alone for a growing pause, with one line in the log; its jobs stay
-ended and are never run again.
+On the spool's own file system filing is a few renames and done in the turn. On another one it is
+copying, which takes as long as it takes or hangs with its server, so it is done by a thread of
+its own, and so is the removal of what a job left in its temporary directory. A destination that
+failed is left alone for a growing pause, with one line in the log; its jobs stay ended and are
+never run again.
 """
 
 from __future__ import annotations
@@ -73,7 +74,10 @@ class Filing:
     def next(self) -> float:
         """Return when a destination that failed may be tried again."""
         now = self.now()
-        return min((state.until for state in self._states.values() if state.until > now), default=now + 60.0)
+        return min(
+            (state.until for state in self._states.values() if state.until > now),
+            default=now + 60.0,
+        )
 
     def reasons(self) -> dict[str, str]:
         """Return why jobs are not filed, by destination."""
@@ -168,5 +172,7 @@ class Filing:
     def _worked(self, record: Record) -> None:
         state = self._state(record)
         if state.reason:
-            self.log.info("archive.works_again", archive=job.shown(self.archive.destination(record).path))
+            self.log.info(
+                "archive.works_again", archive=job.shown(self.archive.destination(record).path)
+            )
         state.length, state.reason = 0.0, ""

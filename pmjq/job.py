@@ -6,8 +6,8 @@ They are frozen msgspec Structs, so what is read from disk is checked on the way
 unknown format is refused instead of being guessed at.
 
 Names are file names and may hold any bytes but ``/`` and NUL. In Python they are ``str`` with
-surrogate escapes, as ``os.fsdecode`` makes them. JSON cannot carry those, so files hold ``name`` for
-people and, only where that is not exact, ``name_hex`` for machines.
+surrogate escapes, as ``os.fsdecode`` makes them. JSON cannot carry those, so files hold ``name``
+for people and, only where that is not exact, ``name_hex`` for machines.
 
 Times are UTC. Durations and CPU times are seconds, sizes are bytes.
 """
@@ -72,9 +72,9 @@ class Status(msgspec.Struct, frozen=True):
     """What ``status.N`` says: how far an attempt got, written by whoever carried it out.
 
     ``pid`` and ``start`` (clock ticks since boot, field 22 of /proc/PID/stat) name its process,
-    ``keeper`` and ``keeper_start`` the process that waits for it. ``code`` is its exit code, or the negated
-    number of the signal that ended it. ``error`` is the errno of an execve that failed. ``alone``, known only
-    while the daemon lives, tells that it left no process behind.
+    ``keeper`` and ``keeper_start`` the process that waits for it. ``code`` is its exit code, or
+    the negated number of the signal that ended it. ``error`` is the errno of an execve that
+    failed. ``alone``, known only while the daemon lives, tells that it left no process behind.
     """
 
     started: float | None = None
@@ -159,7 +159,9 @@ def stem(ended: datetime, job_id: str, name: str) -> str:
     return prefix + name
 
 
-def record(attempt: Attempt, status: Status, state: State, ended: float, reason: str = "") -> Record:
+def record(
+    attempt: Attempt, status: Status, state: State, ended: float, reason: str = ""
+) -> Record:
     """Return the record of an attempt that is over.
 
     ``ended`` in seconds since the epoch is used where the status does not know when. A code or a

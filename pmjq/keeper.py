@@ -1,19 +1,24 @@
 """The keeper: the small process that is the parent of the jobs and outlives the daemon.
 
-Started by the daemon as ``python -I -S keeper.py FD`` and never by people. It imports nothing of pmjq, nothing lazily and next
-to nothing at all, so it stays small, starts at once, and goes on unharmed while pmjq is upgraded under it. It decides nothing.
+Started by the daemon as ``python -I -S keeper.py FD`` and never by people. It imports nothing of
+pmjq, nothing lazily and next to nothing at all, so it stays small, starts at once, and goes on
+unharmed while pmjq is upgraded under it. It decides nothing.
 
-It takes orders from FD, a socket that keeps message boundaries, and reports there. What matters is on
-disk, in each attempt's ``status.N``, so a daemon that comes later needs no keeper to tell it anything:
+It takes orders from FD, a socket that keeps message boundaries, and reports there. What matters
+is on disk, in each attempt's ``status.N``, so a daemon that comes later needs no keeper to tell
+it anything:
 
-- *start*: the process that is to become the job creates ``status.N`` exclusively, as its last act before execve. This one
-  call is the start: whoever else may want to start or void the same attempt fails from then on. posix_spawn does it in the
-  child; a fork of a Python process would cost more than the job it starts (measured: 0.7 ms of CPU time).
-- the keeper then writes ``started PID START AT KEEPER KEEPER_START``, and ``noexec ERRNO AT`` if execve failed;
+- *start*: the process that is to become the job creates ``status.N`` exclusively, as its last act
+before execve. This one call is the start: whoever else may want to start or void the same attempt
+fails from then on. posix_spawn does it in the child; a fork of a Python process would cost more
+than the job it starts (measured: 0.7 ms of CPU time).
+- the keeper then writes ``started PID START AT KEEPER KEEPER_START``, and ``noexec ERRNO AT`` if
+execve failed;
 - it waits for the job and writes ``exit CODE AT USER SYSTEM RSS``.
 
-If the daemon dies the keeper goes on until its last job has ended. If the keeper dies, its jobs go on, and only
-their exit status is lost. It is single-threaded: the directory of a job is set by chdir before the spawn.
+If the daemon dies the keeper goes on until its last job has ended. If the keeper dies, its jobs
+go on, and only their exit status is lost. It is single-threaded: the directory of a job is set by
+chdir before the spawn.
 """
 
 import errno
@@ -41,7 +46,15 @@ MOST_COUNTED = 100
 
 RESET = [
     number
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGIO)
+    for number in (
+        signal.SIGPIPE,
+        signal.SIGXFSZ,
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+        signal.SIGCHLD,
+        signal.SIGIO,
+    )
 ]
 """Signals that the keeper or the daemon ignores or catches, and a job must find as a login gives them."""
 
@@ -114,7 +127,13 @@ class Keeper:
         try:
             os.chdir(work)
             pid = os.posix_spawn(
-                path, argv, environment, file_actions=actions, setsid=True, setsigmask=[], setsigdef=RESET
+                path,
+                argv,
+                environment,
+                file_actions=actions,
+                setsid=True,
+                setsigmask=[],
+                setsigdef=RESET,
             )
         except OSError as error:
             self.not_begun(order, error.errno, flags, tries)

@@ -1,8 +1,9 @@
 """The heartbeat of this life: its beat, rewritten in place from a thread of its own.
 
-Others judge by content whether this node lives; nobody compares clocks. The beat is written in place and never created a second
-time: a life that was buried finds it gone, and then knows. The thread does nothing else, so that no slow disk call of the
-daemon can make a living node look dead. Judging others comes with several nodes.
+Others judge by content whether this node lives; nobody compares clocks. The beat is written in
+place and never created a second time: a life that was buried finds it gone, and then knows. The
+thread does nothing else, so that no slow disk call of the daemon can make a living node look
+dead. Judging others comes with several nodes.
 """
 
 from __future__ import annotations

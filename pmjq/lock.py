@@ -1,8 +1,9 @@
 """One daemon per node, spool and machine: a lock on the local disk.
 
-Never on the spool: locks are shared by three winners on some network file systems (pmjq-spool(5)). And never in a place that
-depends on the environment, or a daemon started by cron and one started from a login would not meet: root's
-locks are in /run/pmjq, everybody else's in /tmp/pmjq-UID. The kernel gives the lock back however the daemon ends.
+Never on the spool: locks are shared by three winners on some network file systems
+(pmjq-spool(5)). And never in a place that depends on the environment, or a daemon started by cron
+and one started from a login would not meet: root's locks are in /run/pmjq, everybody else's in
+/tmp/pmjq-UID. The kernel gives the lock back however the daemon ends.
 """
 
 from __future__ import annotations

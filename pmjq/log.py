@@ -1,7 +1,8 @@
 """The log: dotted events with keys, for people on a terminal and as JSON for everything else.
 
-One place sets structlog up. The log goes to standard error; where that is a file, ``reopen`` follows a rotation. A log
-that cannot be written (full disk, closed terminal) costs lines, never the daemon.
+One place sets structlog up. The log goes to standard error; where that is a file, ``reopen``
+follows a rotation. A log that cannot be written (full disk, closed terminal) costs lines, never
+the daemon.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class Log:
             if people
             else [_as_json]
         )
-        stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S" if people else "iso", utc=not people)
+        stamp = structlog.processors.TimeStamper(
+            fmt="%H:%M:%S" if people else "iso", utc=not people
+        )
         self.logger: FilteringBoundLogger = structlog.wrap_logger(
             self._output,
             processors=[structlog.processors.add_log_level, stamp, *last],
@@ -74,7 +77,7 @@ class Log:
 
 
 def _as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    ordered: EventDict = {key: event.pop(key) for key in ("timestamp", "level", "event")} | event
+    ordered = {key: event.pop(key) for key in ("timestamp", "level", "event")} | dict(event)
     try:
         return _encoder.encode(ordered).decode()
     except (UnicodeEncodeError, TypeError):

@@ -78,4 +78,7 @@ def token(name: str, boot: str, chance: str) -> str:
 
 def is_name(text: str) -> bool:
     """Tell whether a text can name a node: it is part of file names and of lines that people read."""
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}(\.[A-Za-z0-9_-]{1,62}){0,8}", text) is not None
+    return (
+        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}(\.[A-Za-z0-9_-]{1,62}){0,8}", text)
+        is not None
+    )

@@ -1,10 +1,11 @@
 """What to do next: ``plan(view)`` returns the actions, and nothing else decides.
 
-Pure. The view holds everything a decision may use; what is not in it cannot influence the plan. Actions are frozen values named by
-verbs; carrying one out may fail, which is no error: the next look sees the truth.
+Pure. The view holds everything a decision may use; what is not in it cannot influence the plan.
+Actions are frozen values named by verbs; carrying one out may fail, which is no error: the next
+look sees the truth.
 
-A view never holds the backlog, only its head, as long as the gate leaves room: the cost of a launch
-does not depend on how many jobs are queued.
+A view never holds the backlog, only its head, as long as the gate leaves room: the cost of a
+launch does not depend on how many jobs are queued.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from pmjq import directives
 from pmjq.directives import Refusal
+from pmjq.job import Status
 from pmjq.state import State
 
-from pmjq.job import Status
 if TYPE_CHECKING:
     from pmjq.job import Attempt, Record, Spec
     from pmjq.ready import Stat
@@ -45,13 +46,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """An attempt that is over: how it went, why, and whether its outcome is durable already."""
+    """An attempt that is over: how it went, why, whether its outcome is durable already, and since when we know."""
 
     attempt: Attempt
     status: Status
     state: State
     reason: str = ""
     durable: Record | None = None
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +68,32 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job that is claimed and not started. ``since``: when it was claimed; None: it was found so."""
+
+    attempt: Attempt
+    since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Return:
-    """Give a job back to the queue: it has not been executed, or is restartable and surely stopped."""
+    """Give a job back to the queue: it has not been executed, or is restartable and stopped.
+
+    ``stopped``: its status says that it is over. Else it must be kept from starting first.
+    """
 
     attempt: Attempt
     reason: str
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class View:
     """What a decision may use.
 
-    ``room``: how many jobs the gates let start now. ``fresh``: ids of claims that the gate let in already. ``running``: only
-    while the daemon stops by killing. ``*_after``: not before this time, since it failed.
+    ``room``: how many jobs the gates let start now. ``ahead``: how many may be claimed before
+    there is room. ``busy``: something runs. ``running``: only while the daemon stops by killing.
+    ``*_after``: not before this time, since it failed.
     """
 
     now: float
@@ -86,9 +101,10 @@ class View:
     grace: float = 10.0
     room: int = 0
     candidates: tuple[Candidate, ...] = ()
-    claimed: tuple[Attempt, ...] = ()
+    ahead: int = 0
+    busy: bool = False
+    claimed: tuple[Claimed, ...] = ()
     returning: tuple[Return, ...] = ()
-    fresh: frozenset[str] = frozenset()
     over: tuple[Over, ...] = ()
     filing: tuple[Record, ...] = ()
     running: tuple[Run, ...] = ()
@@ -140,6 +156,14 @@ Action = Claim | Start | Return | End | File | Stop
 MOST_UNFILED = 32
 """How many ended jobs may lie unfiled for the sake of starting others."""
 
+ENDS_IN_A_SYNC = 8
+
+LONGEST_UNSYNCED = 0.005
+"""Seconds that an outcome is kept for others to share its sync, while other jobs run."""
+
+LONGEST_AHEAD = 1.0
+"""Seconds that a job claimed ahead is kept from other nodes, and from its owner's rm, at most."""
+
 MISFITS = frozenset(
     {
         errno.ENOEXEC,
@@ -162,18 +186,22 @@ def plan(view: View) -> list[Action]:
     room = view.room
     starts: list[Action] = []
     others: list[Action] = []
-    for attempt in view.claimed:
+    for claimed in view.claimed:
+        attempt = claimed.attempt
         if attempt.refused:
             others.append(End(Over(attempt, Status(), State.REJECTED, attempt.refused)))
         elif view.intent is not Intent.RUN:
             others.append(Return(attempt, "the daemon stops"))
-        elif view.now >= view.start_after and (attempt.id in view.fresh or room > 0):
-            starts.append(Start(attempt))
-            room -= attempt.id not in view.fresh
+        elif room > 0:
+            room -= 1
+            if view.now >= view.start_after:
+                starts.append(Start(attempt))
+        elif claimed.since is not None and view.now >= claimed.since + LONGEST_AHEAD:
+            others.append(Return(attempt, "claimed ahead, and no room came free"))
     if view.intent is Intent.KILL:
         starts += _stops(view)
-    claims = _claims(view, room) if view.intent is Intent.RUN and view.now >= view.claim_after else []
-    if view.now >= view.end_after:
+    claims = _claims(view)
+    if view.now >= view.end_after and (claims or _worth_a_sync(view)):
         others += [End(over) for over in view.over]
     if view.now >= view.return_after:
         others += view.returning
@@ -182,24 +210,31 @@ def plan(view: View) -> list[Action]:
     return [*starts, *claims, *others, *(File(record) for record in filing)]
 
 
-def outcome(attempt: Attempt, status: Status, *, told: bool = False) -> Over:
+def outcome(attempt: Attempt, status: Status, now: float = 0.0, *, told: bool = False) -> Over:
     """Return how an attempt is over whose process has ended, or is gone without a trace.
 
     ``told``: this daemon told it to stop.
     """
+    state, reason = _judged(status, told=told)
+    return Over(attempt, status, state, reason, since=now)
+
+
+def _judged(status: Status, *, told: bool) -> tuple[State, str]:
     code = status.code
     if code is None:
-        return Over(attempt, status, State.LOST, _lost(status))
+        return State.LOST, _lost(status)
     if code == 0:
-        return Over(attempt, status, State.DONE)
+        return State.DONE, ""
     if told:
-        return Over(attempt, status, State.CANCELLED, "the daemon was stopped with --on-stop kill")
+        return State.CANCELLED, "the daemon was stopped with --on-stop kill"
     if code < 0:
-        return Over(attempt, status, State.FAILED, f"ended by signal {-code} ({signal_name(-code)})")
-    return Over(attempt, status, State.FAILED, f"exit code {code}")
+        return State.FAILED, f"ended by signal {-code} ({signal_name(-code)})"
+    return State.FAILED, f"exit code {code}"
 
 
-def unexecuted(attempt: Attempt, status: Status, head: bytes, *, interpreter: bool) -> Over | Return:
+def unexecuted(
+    attempt: Attempt, status: Status, head: bytes, *, interpreter: bool
+) -> Over | Return:
     """Return what becomes of an attempt whose execve failed: rejected if that is its own fault, else returned."""
     number = status.error or 0
     code = errno.errorcode.get(number, str(number))
@@ -207,8 +242,8 @@ def unexecuted(attempt: Attempt, status: Status, head: bytes, *, interpreter: bo
         reason = directives.refusal(code, head, interpreter=interpreter)
         return Over(attempt, status, State.REJECTED, reason)
     if number == errno.ETXTBSY:
-        return Return(attempt, "still open for writing when it was to be executed")
-    return Return(attempt, f"could not be executed for now ({code})")
+        return Return(attempt, "still open for writing when it was to be executed", stopped=True)
+    return Return(attempt, f"could not be executed for now ({code})", stopped=True)
 
 
 def signal_name(number: int) -> str:
@@ -219,7 +254,16 @@ def signal_name(number: int) -> str:
         return str(number)
 
 
-def _claims(view: View, room: int) -> list[Action]:
+def wanted(room: int, ahead: int, claimed: int) -> int:
+    """Return how many jobs to claim: for the room there is, and ahead once half of that is used up."""
+    beyond = max(0, claimed - room)
+    return room - claimed + (ahead if beyond <= ahead // 2 else 0)
+
+
+def _claims(view: View) -> list[Action]:
+    if view.intent is not Intent.RUN or view.now < view.claim_after:
+        return []
+    room = wanted(view.room, view.ahead, len(view.claimed))
     claims: list[Action] = []
     for candidate in view.candidates:
         if isinstance(candidate.verdict, Refusal):
@@ -228,6 +272,16 @@ def _claims(view: View, room: int) -> list[Action]:
             claims.append(Claim(candidate))
             room -= 1
     return claims
+
+
+def _worth_a_sync(view: View) -> bool:
+    """Tell whether outcomes are to be made durable now: a sync costs the same for one as for many."""
+    return (
+        len(view.over) >= ENDS_IN_A_SYNC
+        or not view.busy
+        or view.intent is not Intent.RUN
+        or any(view.now >= over.since + LONGEST_UNSYNCED for over in view.over[:1])
+    )
 
 
 def _stops(view: View) -> list[Action]:

@@ -1,7 +1,7 @@
 """What the kernel tells about this machine and its processes.
 
-The only module that reads the load average and /proc. psutil reads what it knows to read; the number of
-runnable threads, a pid namespace and the type of a file system it does not.
+The only module that reads the load average and /proc. psutil reads what it knows to read; the
+number of runnable threads, a pid namespace and the type of a file system it does not.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _same_device(path: str, device: int) -> bool:
 
 def _runnable() -> int:
     try:
-        with open("/proc/loadavg", "rb") as file:  # noqa: PTH123  # once per turn, Path costs twice the read
+        with open("/proc/loadavg", "rb") as file:  # once per turn, Path costs twice the read
             return int(file.read().split()[3].partition(b"/")[0])
     except (OSError, IndexError, ValueError):
         return 1

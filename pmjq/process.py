@@ -1,10 +1,12 @@
 """Jobs as processes: start them through a keeper, hear of their ends, adopt and signal them.
 
-The keeper (``pmjq.keeper``) is a child of the daemon and the parent of the jobs. A daemon always starts a keeper
-of its own and never talks to that of an earlier one, so there is no socket to find, to squat on or to clean up: jobs that
-are adopted are watched through a pidfd, and their keeper writes their status where it belongs, on disk.
+The keeper (``pmjq.keeper``) is a child of the daemon and the parent of the jobs. A daemon always
+starts a keeper of its own and never talks to that of an earlier one, so there is no socket to
+find, to squat on or to clean up: jobs that are adopted are watched through a pidfd, and their
+keeper writes their status where it belongs, on disk.
 
-``Processes`` shows one descriptor to wait for. ``reports`` then tells what happened; nothing here touches the spool.
+``Processes`` shows one descriptor to wait for. ``reports`` then tells what happened; nothing here
+touches the spool.
 """
 
 from __future__ import annotations
@@ -169,7 +171,8 @@ class Processes:
     def signal(self, jobs: Mapping[str, int], number: int) -> None:
         """Send a signal to the whole tree of each job, given the pids of their first processes by id.
 
-        A tree is the job's session, its descendants, and whoever still has its PMJQ_ID in the environment.
+        A tree is the job's session, its descendants, and whoever still has its PMJQ_ID in the
+        environment.
         """
         for job_id, pids in _members(set(jobs), jobs).items():
             del job_id
@@ -189,7 +192,7 @@ class Processes:
     def _start_keeper(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._keeper = subprocess.Popen(  # noqa: S603  # our own file, by our own interpreter
+            self._keeper = subprocess.Popen(  # our own file, by our own interpreter
                 [sys.executable, "-I", "-S", KEEPER, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
@@ -262,7 +265,8 @@ def _members(ids: set[str], leaders: Mapping[str, int] | None = None) -> dict[st
         if job_id in ids:
             owner[pid] = job_id
     for pid in parents:
-        line, seen = pid, []
+        line: int = pid
+        seen: list[int] = []
         while line and line not in owner and line != me and len(seen) < 64:
             seen.append(line)
             line = parents.get(line, 0)
@@ -288,4 +292,3 @@ def _environment_id(pid: int) -> str:
         return ""
     _, _, rest = (b"\0" + environment).partition(b"\0PMJQ_ID=")
     return rest.partition(b"\0")[0].decode("ascii", "replace")
-

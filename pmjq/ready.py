@@ -1,13 +1,13 @@
 """What was seen of an entry of the spool -> what it is, and when it may be run.
 
-Two looks. ``standing`` needs only an lstat, so a hundred thousand entries cost a hundred thousand lstats and
-no more: what kind of thing it is, whose it is, whether it is held. ``settled`` needs the entry opened and is asked
-only about the head of the queue: has its writer finished?
+Two looks. ``standing`` needs only an lstat, so a hundred thousand entries cost a hundred thousand
+lstats and no more: what kind of thing it is, whose it is, whether it is held. ``settled`` needs
+the entry opened and is asked only about the head of the queue: has its writer finished?
 
-The kernel answers that on a local file system: a read lease is refused while anybody has the file open for
-writing. Elsewhere nothing tells, and what is seen must stay the same for a while, on this machine's own clock.
-pmjq-spool(5) has the measurements. An entry is never run half-written; one that is not ready now is
-looked at again; and whatever is not run has a reason.
+The kernel answers that on a local file system: a read lease is refused while anybody has the file
+open for writing. Elsewhere nothing tells, and what is seen must stay the same for a while, on
+this machine's own clock. pmjq-spool(5) has the measurements. An entry is never run half-written;
+one that is not ready now is looked at again; and whatever is not run has a reason.
 
 Pure: observations are arguments.
 """
@@ -88,9 +88,10 @@ class Print(NamedTuple):
 class Rules:
     """What this daemon takes.
 
-    ``uids``: owners whose files it runs, None for anybody's. ``refusal``: why it takes no other's.
-    ``settle``, ``settle_moved``: seconds for which an entry must stay the same before it is run, the
-    second for one that was renamed or chmodded after its last write. ``kernel_tells``: a local file system.
+    ``uids``: owners whose files it runs, None for anybody's. ``refusal``: why it takes no
+    other's. ``settle``, ``settle_moved``: seconds for which an entry must stay the same before it
+    is run, the second for one that was renamed or chmodded after its last write.
+    ``kernel_tells``: a local file system.
     """
 
     uids: frozenset[int] | None
@@ -146,19 +147,24 @@ def standing(name: str, stat: Stat, rules: Rules, age: float) -> Standing:
     mode = stat.st_mode
     if modes.S_ISDIR(mode):
         return Standing(
-            Kind.LEFT, "a directory without an info file; it may still be being copied, or be an archive"
+            Kind.LEFT,
+            "a directory without an info file; it may still be being copied, or be an archive",
         )
     if not modes.S_ISREG(mode):
         return Standing(Kind.BAD, _KINDS.get(modes.S_IFMT(mode), "not a file"))
     if stat.st_nlink > 1:
-        reason = f"has {stat.st_nlink} hard links, so it can change under another name; submit a copy"
+        reason = (
+            f"has {stat.st_nlink} hard links, so it can change under another name; submit a copy"
+        )
         return _in_patience(PATIENCE_LINKED, age, reason)
     if mode & (modes.S_ISUID | modes.S_ISGID):
         return Standing(Kind.BAD, "is set-user-id or set-group-id; chmod ug-s and submit it again")
     if not mode & modes.S_IXUSR:
         return Standing(Kind.HELD, "not executable; chmod u+x releases it")
     if stat.st_size == 0:
-        return _in_patience(max(PATIENCE_EMPTY, rules.settle), age, "is empty; there is nothing to run")
+        return _in_patience(
+            max(PATIENCE_EMPTY, rules.settle), age, "is empty; there is nothing to run"
+        )
     return _PLAIN
 
 
@@ -170,9 +176,16 @@ def settled(look: Look, rules: Rules, age: float) -> Standing:
     need = _seconds_to_settle(look, rules)
     if age < need:
         return Standing(
-            Kind.INCOMING, f"must stay unchanged for {need:g} s; a rename into the spool is quicker", need - age
+            Kind.INCOMING,
+            f"must stay unchanged for {need:g} s; a rename into the spool is quicker",
+            need - age,
         )
     return _PLAIN
+
+
+def bad(reason: str) -> Standing:
+    """Return the standing of an entry that can never be run."""
+    return Standing(Kind.BAD, reason)
 
 
 def print_of(stat: Stat) -> Print:

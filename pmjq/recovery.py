@@ -1,11 +1,13 @@
 """Take up what earlier lives of this node left: the scan that every daemon starts with.
 
-There is no special program for a crash. A life begins, buries the dead lives of its own node, thereby has their jobs, and reads
-of each from the spool how far it got. The same reading follows any operation that failed without telling whether it was
-carried out: ``reload`` compares the desk with the disk, and the disk is right.
+There is no special program for a crash. A life begins, buries the dead lives of its own node,
+thereby has their jobs, and reads of each from the spool how far it got. The same reading follows
+any operation that failed without telling whether it was carried out: ``reload`` compares the desk
+with the disk, and the disk is right.
 
-Which lives are dead: those of this node's name whose process is gone (same machine, boot and pid namespace), and those from before this
-machine's last boot. A life on another machine, or in another pid namespace, is none of this module's business.
+Which lives are dead: those of this node's name whose process is gone (same machine, boot and pid
+namespace), and those from before this machine's last boot. A life on another machine, or in
+another pid namespace, is none of this module's business.
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ def former_lives(
 ) -> list[Former]:
     """Return the dead lives of this node's name; TryLaterError if one of them lives.
 
-    The caller holds this machine's lock for the node and the spool, so a life of this boot that never got as far as to
-    publish itself is dead.
+    The caller holds this machine's lock for the node and the spool, so a life of this boot that
+    never got as far as to publish itself is dead.
     """
     dead: list[Former] = []
     for token, life in sorted(lives.items()):
@@ -125,12 +127,18 @@ def _put(spool: Spool, desk: Desk, ids: list[str], now: float, *, rebooted: bool
     for job_id in ids:
         attempt, record = spool.attempt(job_id), recorded.get(job_id)
         if record is not None and (attempt is None or attempt.attempt == record.attempt):
-            desk.over[job_id] = Over(attempt or _as_recorded(spool, record), Status(), record.state, record.reason, record)
+            desk.over[job_id] = Over(
+                attempt or _as_recorded(spool, record),
+                Status(),
+                record.state,
+                record.reason,
+                record,
+            )
         elif attempt is None:
             reason = "its paperwork is missing; submit it again under its own name"
             desk.over[job_id] = Over(_nameless(spool, job_id), Status(), State.LOST, reason)
         elif attempt.refused:
-            desk.claimed[job_id] = attempt
+            desk.claim(attempt)
         else:
             desk.doubts[job_id] = Doubt(attempt, now, now, rebooted=rebooted)
 

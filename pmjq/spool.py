@@ -1,14 +1,17 @@
 """The tree below SPOOL: the only module that knows its paths.
 
-Every transition of the table is one method here and commits with one call. The job file is the baton: it is
-in exactly one place, whoever renames it to a name of its own has it, and whoever comes too late gets an
-error and publishes nothing. That is all that holds on every file system that was measured.
+Every transition of the table is one method here and commits with one call. The job file is the
+baton: it is in exactly one place, whoever renames it to a name of its own has it, and whoever
+comes too late gets an error and publishes nothing. That is all that holds on every file system
+that was measured.
 
-After a rename that failed or was interrupted nothing is believed: ``_moved`` looks where the file is. The
-error's number is never branched on, since a lost race, a lost reply and a full disk report what they like.
+After a rename that failed or was interrupted nothing is believed: ``_moved`` looks where the file
+is. The error's number is never branched on, since a lost race, a lost reply and a full disk
+report what they like.
 
-A ``Spool`` acts for one life of one node (its token). Paperwork is made under ``tmp/`` and renamed into ``job/``
-complete, so what a crash leaves there carries the token of its maker and can be cleared away by its node.
+A ``Spool`` acts for one life of one node (its token). Paperwork is made under ``tmp/`` and
+renamed into ``job/`` complete, so what a crash leaves there carries the token of its maker and
+can be cleared away by its node.
 """
 
 from __future__ import annotations
@@ -88,8 +91,9 @@ class Spool:
     def prepare(self, uuid: str) -> Identity:
         """Make the spool's own tree if there is none, and return its identity.
 
-        It is built beside its name and renamed, so of several daemons that start at once one makes it, and
-        nobody sees half of it. Raises ConfigurationError for a format that is not this one.
+        It is built beside its name and renamed, so of several daemons that start at once one
+        makes it, and nobody sees half of it. Raises ConfigurationError for a format that is not
+        this one.
         """
         if self.disk.stat(self.root) is None:
             raise NotFoundError(f"{job.shown(self.root)}: no such directory; make it or mount it")
@@ -180,8 +184,8 @@ class Spool:
     def places(self, attempt: Attempt) -> Places:
         """Return where an attempt runs, and give its executable a path that stays when another life takes it over.
 
-        That is a second link beside the paperwork, under the job's own name; where the file system has none, the
-        job runs from ``run/``.
+        That is a second link beside the paperwork, under the job's own name; where the file
+        system has none, the job runs from ``run/``.
         """
         directory, number = f"{self._job}/{attempt.id}", attempt.attempt
         executable = f"{directory}/{_executable(job.real_name(attempt.name, attempt.name_hex))}"
@@ -192,7 +196,10 @@ class Spool:
             if self.disk.stat(executable) is None:
                 executable = baton
         return Places(
-            executable, f"{directory}/work", f"{directory}/out.{number}", f"{directory}/status.{number}"
+            executable,
+            f"{directory}/work",
+            f"{directory}/out.{number}",
+            f"{directory}/status.{number}",
         )
 
     def status(self, attempt: Attempt) -> Status | None:
@@ -203,8 +210,8 @@ class Spool:
     def void(self, attempt: Attempt) -> bool:
         """Keep an attempt from ever starting; False if its start has been tried.
 
-        Start and void both create ``status.N`` exclusively, so exactly one of them happens, however late
-        an order to start may still be under way.
+        Start and void both create ``status.N`` exclusively, so exactly one of them happens,
+        however late an order to start may still be under way.
         """
         path = f"{self._job}/{attempt.id}/status.{attempt.attempt}"
         try:
@@ -241,7 +248,8 @@ class Spool:
     def append(self, events: Iterable[Event]) -> None:
         """Append to this life's events and sync once.
 
-        The file has one writer, which knows where it ends: what failed is written again in the same place.
+        The file has one writer, which knows where it ends: what failed is written again in the
+        same place.
         """
         data = b"".join(msgspec.json.encode(event) + b"\n" for event in events)
         self.disk.write_at(self._events, self._written, data, create=True)
@@ -288,8 +296,8 @@ class Spool:
     def bury(self, token: str) -> list[str]:
         """Take over what a dead life has, remove the life, and return the ids that were taken over.
 
-        Its beat goes first, so that it notices; its ``run/`` last of what matters: into a removed directory
-        nothing can be renamed, which is the one fence that holds everywhere.
+        Its beat goes first, so that it notices; its ``run/`` last of what matters: into a removed
+        directory nothing can be renamed, which is the one fence that holds everywhere.
         """
         base = f"{self.own}/node/{token}"
         self.disk.unlink(f"{base}/beat")
@@ -357,7 +365,9 @@ class Spool:
 
     def rewrite_record(self, record: Record) -> None:
         """Write a record that was missing or torn once more."""
-        self.disk.write(f"{self._job}/{record.id}/record.{record.attempt}.json", msgspec.json.encode(record))
+        self.disk.write(
+            f"{self._job}/{record.id}/record.{record.attempt}.json", msgspec.json.encode(record)
+        )
 
     def record_path(self, record: Record) -> str:
         """Return where a record lies until its job is archived."""
@@ -371,6 +381,13 @@ class Spool:
         """Return where the working directory of a job lies until it is archived."""
         return f"{self._job}/{record.id}/work"
 
+    def left_files(self, record: Record) -> bool:
+        """Tell whether a job left anything in its working directory."""
+        try:
+            return bool(self._list(self.work_path(record)))
+        except PermissionError:
+            return True
+
     def ended_path(self, record: Record) -> str:
         """Return where an ended job lies until it is archived."""
         return f"{self._ended}/{record.id}.{record.attempt}"
@@ -382,8 +399,8 @@ class Spool:
     def clear(self, job_id: str, number: int, name: str, *, alone: bool = False) -> None:
         """Remove the paperwork of a job that is archived or returned; repeatable.
 
-        ``alone``: no process of the job is left. Then its directories, if they are as they were made, serve the next job: making and
-        removing a directory costs ten renames.
+        ``alone``: no process of the job is left. Then its directories, if they are as they were
+        made, serve the next job: making and removing a directory costs ten renames.
         """
         disk, directory = self.disk, f"{self._job}/{job_id}"
         disk.unlink(f"{directory}/status.{number}")
@@ -405,7 +422,6 @@ class Spool:
         return (
             work is not None
             and work.st_mode == self._work_mode()
-            and self.disk.names(directory) == ["work"]
             and not self.disk.names(f"{directory}/work")
         )
 
@@ -435,7 +451,9 @@ class Spool:
         self.disk.mkdir(building)
         for name in ("tmp", "node", "job", "ended", "events", "done"):
             self.disk.mkdir(f"{building}/{name}")
-        self.disk.write(f"{building}/spool.json", msgspec.json.encode(Identity(FORMAT, uuid)) + b"\n")
+        self.disk.write(
+            f"{building}/spool.json", msgspec.json.encode(Identity(FORMAT, uuid)) + b"\n"
+        )
         self.disk.sync(f"{building}/spool.json")
         try:
             self.disk.rename(building, self.own)

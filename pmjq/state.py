@@ -52,14 +52,15 @@ def _states(*states: State) -> frozenset[State]:
 TRANSITIONS: dict[str, Transition] = {
     row.name: row
     for row in (
-        Transition(
-            "submit", None, _states(State.QUEUED, State.HELD), "rename .pmjq/tmp/X -> NAME"
-        ),
+        Transition("submit", None, _states(State.QUEUED, State.HELD), "rename .pmjq/tmp/X -> NAME"),
         Transition("withdraw", _states(State.QUEUED, State.HELD), None, "unlink NAME"),
         Transition("hold", _states(State.QUEUED), _states(State.HELD), "chmod a-x NAME"),
         Transition("release", _states(State.HELD), _states(State.QUEUED), "chmod u+x NAME"),
         Transition(
-            "claim", _states(State.QUEUED), _states(State.CLAIMED), "rename NAME -> node/TOKEN/run/ID"
+            "claim",
+            _states(State.QUEUED),
+            _states(State.CLAIMED),
+            "rename NAME -> node/TOKEN/run/ID",
         ),
         Transition(
             "start", _states(State.CLAIMED), _states(State.RUNNING), "create job/ID/status.N"
@@ -71,7 +72,10 @@ TRANSITIONS: dict[str, Transition] = {
             "rename node/TOKEN/run/ID -> NAME",
         ),
         Transition(
-            "end", _states(State.CLAIMED, State.RUNNING), ENDED, "rename node/TOKEN/run/ID -> ended/ID.N"
+            "end",
+            _states(State.CLAIMED, State.RUNNING),
+            ENDED,
+            "rename node/TOKEN/run/ID -> ended/ID.N",
         ),
         Transition("archive", ENDED, ENDED, "rename ended/ID.N -> ARCHIVE/STEM"),
         Transition(

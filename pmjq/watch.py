@@ -1,10 +1,12 @@
 """Nudges from the file system: watchfiles tells that something happened to a name in the spool.
 
-A nudge means "look at this name again", or with None "look at everything again"; nothing is decided from it, so a lost, doubled or
-overflowed event does no harm: the slow rescan finds what was missed.
+A nudge means "look at this name again", or with None "look at everything again"; nothing is
+decided from it, so a lost, doubled or overflowed event does no harm: the slow rescan finds what
+was missed.
 
-watchfiles wakes every ``step`` ms to see whether its Rust side has events, and needs two steps to report one. So the
-step adapts: short while things happen, longer when they do not, which keeps an idle daemon cheap and a drop quick.
+watchfiles wakes every ``step`` ms to see whether its Rust side has events, and needs two steps to
+report one. So the step adapts: short while things happen, longer when they do not, which keeps an
+idle daemon cheap and a drop quick.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ STEP_BUSY = 5
 STEP_IDLE = 22
 """ms. Two steps and the start of a process make the time from a drop to its start."""
 
+STEP_RELAXED = 50
+"""While jobs are queued a new one is in no hurry: it goes to the end of the queue."""
+
 BUSY_FOR = 2.0
 """Seconds after an event for which more are expected."""
 
@@ -36,6 +41,7 @@ class Watch:
         """Nothing is watched before ``start``."""
         self.path = path
         self.nudge = nudge
+        self.relaxed = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -61,7 +67,9 @@ class Watch:
         quiet = 0.0
         try:
             while not self._stop.is_set():
-                step = STEP_BUSY if quiet < BUSY_FOR else STEP_IDLE
+                step = (
+                    STEP_RELAXED if self.relaxed else STEP_BUSY if quiet < BUSY_FOR else STEP_IDLE
+                )
                 try:
                     changes = notify.watch(step, step, CALL, self._stop)
                 except (UnicodeError, WatchfilesRustInternalError):

@@ -1,0 +1,267 @@
+"""Act: carry out what the plan says, one call each.
+
+An action may fail: a race is lost, a disk is full. That is no error here; what is true is seen
+with the next look. The actions of one plan are done together, so that many jobs share one sync
+and one message.
+"""
+
+from __future__ import annotations
+
+import errno
+import uuid
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pmjq import job, plan, ready
+from pmjq.desk import Doubt
+from pmjq.directives import Refusal
+from pmjq.job import Attempt, Event, Spec
+from pmjq.plan import Claim, End, File, Return, Start, Stop
+from pmjq.process import Order
+from pmjq.ready import Kind, Standing
+from pmjq.state import State
+
+if TYPE_CHECKING:
+    from pmjq.desk import Desk
+    from pmjq.job import Record
+    from pmjq.outside import Outside
+    from pmjq.plan import Action, Candidate, Over
+
+CANNOT_MOVE = frozenset({errno.EPERM, errno.EACCES, errno.EBUSY})
+CANNOT_MOVE_PAUSE = 60.0
+"""Seconds until an entry that may not be moved is tried again."""
+
+
+class Act:
+    """The acting of one life of a node."""
+
+    def __init__(self, outside: Outside, desk: Desk) -> None:
+        """Take what is acted on, and the desk that remembers it."""
+        self.outside = outside
+        self.desk = desk
+
+    def carry_out(self, actions: list[Action]) -> None:
+        """Carry out the actions of one plan: starts first, filing last."""
+        starts: list[Attempt] = []
+        claims: list[Candidate] = []
+        overs: list[Over] = []
+        rest: list[Return | File] = []
+        for action in actions:
+            match action:
+                case Start(attempt):
+                    starts.append(attempt)
+                case Claim(candidate):
+                    claims.append(candidate)
+                case End(over):
+                    overs.append(over)
+                case Stop():
+                    self._stop(action)
+                case Return() | File():
+                    rest.append(action)
+        if starts:
+            self._start(starts)
+        claimed = self._claim(claims) if claims else False
+        if overs or claimed:
+            self._end(overs, claimed=claimed)
+        for action in rest:
+            if isinstance(action, Return):
+                self._give_back(action)
+            else:
+                self._file(action.record)
+
+    def _start(self, attempts: list[Attempt]) -> None:
+        outside, desk = self.outside, self.desk
+        now = outside.now()
+        try:
+            orders = [self._order(attempt) for attempt in attempts]
+        except OSError as error:
+            outside.pauses.failed("start", error)
+            desk.doubtful = True
+            return
+        for attempt in attempts:
+            desk.launch(attempt, now)
+        try:
+            outside.processes.start(orders)
+        except OSError as error:
+            outside.pauses.failed("start", error)
+            for attempt in attempts:
+                desk.doubt(attempt.id, now)
+        else:
+            outside.pauses.worked("start")
+
+    def _order(self, attempt: Attempt) -> Order:
+        spool, settings = self.outside.spool, self.outside.settings
+        places = spool.places(attempt)
+        environment = settings.environment | {
+            "PMJQ_ID": attempt.id,
+            "PMJQ_NAME": job.real_name(attempt.name, attempt.name_hex),
+            "PMJQ_NODE": settings.node,
+            "PMJQ_SPOOL": spool.root,
+            "PMJQ_ATTEMPT": str(attempt.attempt),
+            "PMJQ_OWNER": attempt.owner,
+            "TMPDIR": places.work,
+            "PWD": places.work,
+        }
+        argv = [places.executable]
+        if attempt.spec.shell:
+            argv.insert(0, "/bin/sh")
+        return Order(
+            (attempt.id, attempt.attempt),
+            argv[0],
+            argv,
+            places.work,
+            places.out,
+            places.status,
+            environment,
+        )
+
+    def _claim(self, candidates: list[Candidate]) -> bool:
+        """Claim what can be claimed; True if there is a claim to be made durable."""
+        outside, desk = self.outside, self.desk
+        claimed = False
+        for candidate in candidates:
+            try:
+                attempt = self._claim_one(candidate)
+            except OSError as error:
+                desk.doubtful = True
+                outside.pauses.failed("claim", error)
+                return claimed
+            if attempt is not None:
+                desk.claim(attempt, outside.now())
+                claimed = True
+        outside.pauses.worked("claim")
+        return claimed
+
+    def _claim_one(self, candidate: Candidate) -> Attempt | None:
+        spool, backlog = self.outside.spool, self.desk.backlog
+        attempt = self._attempt(candidate)
+        spool.prepare_claim(attempt)
+        try:
+            won = spool.claim(attempt)
+        except OSError as error:
+            if error.errno not in CANNOT_MOVE:
+                raise
+            spool.clear(attempt.id, attempt.attempt, candidate.name)
+            reason = f"cannot be moved ({error.strerror}); remove it, or let this user move it"
+            standing = Standing(Kind.LEFT, reason, CANNOT_MOVE_PAUSE)
+            backlog.put_aside(candidate.name, candidate.stat, standing, self.outside.now())
+            self.outside.log.warning("entry.left", entry=job.shown(candidate.name), reason=reason)
+            return None
+        backlog.forget(candidate.name)
+        if not won:
+            spool.clear(attempt.id, attempt.attempt, candidate.name)
+            return None
+        stat = spool.claimed_stat(attempt)
+        if attempt.refused or (stat is not None and ready.unchanged(candidate.stat, stat)):
+            return attempt
+        # Changed between the look and the claim: give it back, to be looked at as it is.
+        self.desk.returning[attempt.id] = Return(attempt, "changed while it was being claimed")
+        return None
+
+    def _attempt(self, candidate: Candidate) -> Attempt:
+        stat, verdict, name = candidate.stat, candidate.verdict, candidate.name
+        refused = isinstance(verdict, Refusal)
+        return Attempt(
+            id=str(uuid.uuid4()),
+            name=job.shown(name),
+            name_hex=job.exact(name),
+            attempt=1,
+            owner=self.outside.owner(stat.st_uid),
+            uid=stat.st_uid,
+            node=self.outside.settings.node,
+            token=self.outside.spool.token,
+            queued=job.moment(stat.st_ctime_ns / 1e9),
+            claimed=job.moment(self.outside.wall()),
+            spec=Spec() if isinstance(verdict, Refusal) else verdict,
+            refused=verdict.reason if isinstance(verdict, Refusal) else "",
+        )
+
+    def _end(self, overs: list[Over], *, claimed: bool) -> None:
+        """Make outcomes durable with one sync, which covers new claims too, then move their jobs."""
+        spool, pauses = self.outside.spool, self.outside.pauses
+        wall = self.outside.wall()
+        ends = [(over, over.durable or _record(over, wall)) for over in overs]
+        new = [record for over, record in ends if over.durable is None]
+        try:
+            if new:
+                spool.append(Event("job.ended", record.ended, record) for record in new)
+            for over, record in ends:
+                self.desk.over[record.id] = replace(over, durable=record)
+            if claimed and not (new and self.outside.settings.ordered):
+                spool.sync_claims()
+            for over, record in ends:
+                self._move_ended(over, record)
+        except OSError as error:
+            self.desk.doubtful = True
+            pauses.failed("end", error)
+        else:
+            if overs:
+                pauses.worked("end")
+
+    def _move_ended(self, over: Over, record: Record) -> None:
+        desk, log = self.desk, self.outside.log
+        moved = self.outside.spool.end(record)
+        desk.drop(record.id)
+        if not moved:
+            reason = "another node has taken it over"
+            log.warning("job.fenced", job=record.name, id=record.id, reason=reason)
+            return
+        desk.filing[record.id] = record
+        if over.status.alone:
+            self.outside.filing.alone.add(record.id)
+        say = log.info if record.state is State.DONE else log.warning
+        say("job.ended", **_summary(record))
+
+    def _give_back(self, action: Return) -> None:
+        attempt, spool, desk = action.attempt, self.outside.spool, self.desk
+        now = self.outside.now()
+        try:
+            if not action.stopped and not spool.void(attempt):
+                # An order that was on its way has started it after all.
+                desk.drop(attempt.id)
+                desk.doubts[attempt.id] = Doubt(attempt, now, now)
+                return
+            name = spool.give_back(attempt)
+        except OSError as error:
+            desk.doubtful = True
+            self.outside.pauses.failed("return", error)
+            return
+        desk.drop(attempt.id)
+        self.outside.pauses.worked("return")
+        desk.nudges.append(name)
+        log = self.outside.log
+        log.info("job.returned", job=job.shown(name), id=attempt.id, reason=action.reason)
+
+    def _file(self, record: Record) -> None:
+        if self.outside.filing.file(record, self.outside.now()):
+            self.desk.filing.pop(record.id, None)
+
+    def _stop(self, stop: Stop) -> None:
+        now, log = self.outside.now(), self.outside.log
+        log.info("jobs.signalled", jobs=len(stop.runs), signal=plan.signal_name(stop.signal))
+        for run in stop.runs:
+            self.desk.running[run.attempt.id] = replace(run, told=now)
+        self.outside.processes.signal({run.attempt.id: run.pid for run in stop.runs}, stop.signal)
+
+
+def _record(over: Over, wall: float) -> Record:
+    return job.record(over.attempt, over.status, over.state, wall, over.reason)
+
+
+def _summary(record: Record) -> dict[str, Any]:
+    """Return the keys of the one canonical line about a job's end."""
+    line: dict[str, Any] = {"job": record.name, "id": record.id, "state": str(record.state)}
+    if record.exit_code is not None:
+        line["exit_code"] = record.exit_code
+    if record.signal is not None:
+        line["signal"] = plan.signal_name(record.signal)
+    if record.started is not None:
+        line["seconds"] = round((record.ended - record.started).total_seconds(), 3)
+    if record.user_cpu is not None and record.system_cpu is not None:
+        line["cpu"] = round(record.user_cpu + record.system_cpu, 3)
+        line["max_rss"] = record.max_rss
+    line |= {"owner": record.owner, "attempt": record.attempt}
+    if record.reason:
+        line["reason"] = record.reason
+    line["archived"] = record.stem
+    return line

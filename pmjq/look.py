@@ -1,0 +1,354 @@
+"""Look: the spool, the processes and the machine into a frozen view for the plan.
+
+What is told from outside (a report of the keeper, a nudge of the watch) only says where to look.
+Where memory and disk may differ, the disk is read: an attempt in doubt stands as its ``status.N``
+says.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from pmjq import directives, gates, job, plan, ready, recovery
+from pmjq.desk import Doubt
+from pmjq.directives import Refusal
+from pmjq.gates import Verdict
+from pmjq.job import Spec, Status
+from pmjq.plan import Candidate, Intent, Return, View
+from pmjq.process import Ended, Started, Unkept, Unstarted, Vanished
+from pmjq.ready import Kind
+
+if TYPE_CHECKING:
+    from pmjq.desk import Desk
+    from pmjq.job import Attempt
+    from pmjq.outside import Outside
+
+RESCAN = 5.0
+"""Seconds between slow looks at everything: an overflowing inotify queue says nothing."""
+
+RESCAN_SHARE = 50
+"""A rescan that took a second is not repeated for this many."""
+
+REVISIT = 500
+"""How many entries that are not queued are looked at again in one rescan: a chmod may go unheard."""
+
+MOST_AT_ONCE = 64
+"""How many jobs one plan starts at most: signals and ends are looked at in between."""
+
+STATUS_PAUSE = 0.05
+STATUS_PATIENCE = 2.0
+"""Seconds for a keeper to write the pid of what it started, or for its child to become the job."""
+
+COARSE = 1_000_000_000
+"""ns: a directory's time that is no older may be followed by a change that bears the same time."""
+
+GATE_PATIENCE = 1.0
+"""Seconds that a gate stays closed before the log says so."""
+
+MOST_SAID = 200
+"""How many entries that are left alone are named in the log."""
+
+
+class Look:
+    """The looking of one life of a node."""
+
+    def __init__(self, outside: Outside, desk: Desk) -> None:
+        """Take what is looked at, and the desk that remembers it."""
+        self.outside = outside
+        self.desk = desk
+        self._rescan_at = 0.0
+        self._listed = 0
+        self._missing = ""
+        self._returned: set[tuple[str, int]] = set()
+        self._told: dict[str, str] = {}
+        self._verdict_said = ""
+        self._closed_since = 0.0
+
+    def view(self) -> View:
+        """Return what a decision may use now; OSError if the spool cannot be looked at."""
+        outside, desk = self.outside, self.desk
+        now = outside.now()
+        self._hear(now)
+        if not self._present():
+            return View(now=now)
+        if desk.doubtful:
+            self._reload(now)
+        self._resolve(now)
+        self._refresh(now)
+        room = self._room(now)
+        ahead = desk.ahead(now)
+        pauses = outside.pauses
+        return View(
+            now=now,
+            intent=desk.intent,
+            grace=outside.settings.grace,
+            room=room,
+            ahead=ahead,
+            busy=desk.busy() > 0,
+            candidates=tuple(self._candidates(plan.wanted(room, ahead, len(desk.claimed)), now)),
+            claimed=tuple(desk.claimed.values()),
+            returning=tuple(desk.returning.values()),
+            over=tuple(desk.over.values()),
+            filing=outside.filing.due(desk.filing.values(), now),
+            running=tuple(desk.running.values()) if desk.intent is Intent.KILL else (),
+            claim_after=pauses.until("claim"),
+            start_after=pauses.until("start"),
+            end_after=pauses.until("end"),
+            return_after=pauses.until("return"),
+        )
+
+    def _room(self, now: float) -> int:
+        """Return how many jobs the gates let start."""
+        outside, desk = self.outside, self.desk
+        reading = outside.reading()
+        desk.contention = desk.contention.sampled(now, reading)
+        if desk.intent is not Intent.RUN:
+            return 0
+        most = min(MOST_AT_ONCE, len(desk.backlog) + len(desk.claimed) + 1)
+        room, desk.verdict = gates.room(
+            outside.settings.limits, reading, desk.forecast, desk.busy(), now, most
+        )
+        self._say_verdict(now)
+        return room
+
+    # -- the processes
+
+    def _hear(self, now: float) -> None:
+        desk = self.desk
+        for report in self.outside.processes.reports():
+            match report:
+                case Started((job_id, _), pid, at):
+                    desk.started(job_id, pid, at, now)
+                case Ended((job_id, _), code, at, usage, alone):
+                    run = desk.running.get(job_id)
+                    began = run.at if run else at
+                    status = Status(started=began, ended=at, code=code, usage=usage, alone=alone)
+                    desk.ended(job_id, status, now)
+                case Unstarted((job_id, _), error, tried):
+                    self._unstarted(job_id, error, now, tried=tried)
+                case Vanished((job_id, _)):
+                    desk.doubt(job_id, now)
+                case Unkept(keys):
+                    self.outside.log.warning("keeper.lost", jobs=len(keys))
+                    for job_id, _ in keys:
+                        desk.doubt(job_id, now)
+
+    def _unstarted(self, job_id: str, error: int, now: float, *, tried: bool) -> None:
+        attempt = self.desk.unstarted(job_id, now)
+        if attempt is None:
+            return
+        if tried:
+            wall = self.outside.wall()
+            self._unexecuted(attempt, Status(error=error, started=wall, ended=wall))
+        elif error == errno.EEXIST:
+            self.desk.doubts[job_id] = Doubt(attempt, now, now)
+        else:
+            self.desk.claim(attempt)
+            failure = OSError(error, os.strerror(error), attempt.name)
+            self.outside.pauses.failed("start", failure)
+
+    def _unexecuted(self, attempt: Attempt, status: Status) -> None:
+        """Decide what becomes of an attempt whose execve failed."""
+        look = self.outside.spool.claimed(attempt)
+        head = (look.head if look else None) or b""
+        interpreter = os.access(directives.interpreter_of(head), os.X_OK)
+        fate = plan.unexecuted(attempt, status, head, interpreter=interpreter)
+        key = (attempt.name, look.stat.st_ino if look else 0)
+        # Where no kernel tells whether a file is complete, nonsense may be the half of a program.
+        young = status.error == errno.ENOEXEC and not self.outside.settings.rules.kernel_tells
+        if isinstance(fate, Return):
+            self.desk.returning[attempt.id] = fate
+        elif young and key not in self._returned:
+            self._returned.add(key)
+            self.desk.returning[attempt.id] = Return(attempt, "may not have been complete yet")
+        else:
+            self.desk.over[attempt.id] = fate
+
+    def _resolve(self, now: float) -> None:
+        """Read from disk how the attempts in doubt stand."""
+        for doubt in list(self.desk.doubts.values()):
+            if doubt.again <= now:
+                self._resolve_one(doubt, now)
+
+    def _resolve_one(self, doubt: Doubt, now: float) -> None:
+        attempt, desk, processes = doubt.attempt, self.desk, self.outside.processes
+        before = self.outside.spool.status(attempt)
+        # First who may still write the status, then it again: an end written in between must be seen.
+        kept = before is not None and processes.alive(before.keeper, before.keeper_start)
+        status = self.outside.spool.status(attempt)
+        key = (attempt.id, attempt.attempt)
+        if status is None and not doubt.rebooted:
+            desk.resolved(attempt)
+            desk.claim(attempt)
+        elif status is not None and status.code is not None:
+            desk.resolved(attempt)
+            desk.settle(attempt, status, now, told=doubt.told)
+        elif status is not None and status.error is not None:
+            desk.resolved(attempt)
+            self._unexecuted(attempt, status)
+        elif status is None or doubt.rebooted:
+            self._interrupted(attempt, status or Status())
+        elif status.void:
+            desk.resolved(attempt)
+            desk.returning[attempt.id] = Return(attempt, "was being returned")
+        elif status.pid and processes.adopt(key, status.pid, status.start):
+            desk.resolved(attempt)
+            desk.adopt(attempt, status, now, self.outside.wall())
+        elif not status.pid and (found := processes.find(attempt.id)):
+            self._adopt_found(attempt, found, now)
+        elif kept or (not status.pid and now - doubt.since < STATUS_PATIENCE):
+            doubt.again = now + STATUS_PAUSE
+        else:
+            self._interrupted(attempt, status)
+
+    def _adopt_found(self, attempt: Attempt, found: tuple[int, int], now: float) -> None:
+        pid, start = found
+        if self.outside.processes.adopt((attempt.id, attempt.attempt), pid, start):
+            self.desk.resolved(attempt)
+            wall = self.outside.wall()
+            self.desk.adopt(attempt, Status(started=wall, pid=pid, start=start), now, wall)
+
+    def _interrupted(self, attempt: Attempt, status: Status) -> None:
+        self.desk.resolved(attempt)
+        if attempt.spec.restartable:
+            reason = "was interrupted; it is restartable"
+            self.desk.returning[attempt.id] = Return(attempt, reason, stopped=True)
+        else:
+            self.desk.over[attempt.id] = plan.outcome(attempt, status)
+
+    # -- the spool
+
+    def _present(self) -> bool:
+        """Tell whether the spool is there, and say so when that changes."""
+        spool, desk, log = self.outside.spool, self.desk, self.outside.log
+        try:
+            missing = "" if spool.present() else "is not there, or another is in its place"
+        except OSError as error:
+            missing = f"cannot be read ({error.strerror})"
+        if missing:
+            desk.verdict = Verdict(open=False, reason=f"the spool {missing}")
+            if missing != self._missing:
+                log.error("spool.missing", spool=job.shown(spool.root), reason=missing)
+        elif self._missing:
+            log.info("spool.back", spool=job.shown(spool.root))
+            desk.doubtful = True
+            desk.nudges.append(None)
+        self._missing = missing
+        return not missing
+
+    def _reload(self, now: float) -> None:
+        for job_id in recovery.reload(self.outside.spool, self.desk, now):
+            reason = "its file is not in this node's hands any more"
+            self.outside.log.warning("job.fenced", id=job_id, reason=reason)
+        self.desk.doubtful = False
+
+    def _refresh(self, now: float) -> None:
+        """Bring the backlog up to date with names that were nudged, are due, or are new in a listing."""
+        nudges = self.desk.nudges
+        names: dict[str, None] = dict.fromkeys(self.desk.backlog.due(now))
+        everything = False
+        while nudges:
+            name = nudges.popleft()
+            if name is None:
+                everything = True
+            else:
+                names[name] = None
+        for name in names:
+            self._see(name, now)
+        if everything or now >= self._rescan_at:
+            self._rescan(now, everything=everything)
+
+    def _see(self, name: str, now: float) -> None:
+        self.desk.backlog.see(name, self.outside.spool.stat(name), now)
+
+    def _rescan(self, now: float, *, everything: bool) -> None:
+        spool, backlog, clock = self.outside.spool, self.desk.backlog, self.outside.now
+        changed = spool.changed()
+        recent = self.outside.wall() * 1e9 - changed < COARSE
+        if everything or not spool.local or changed != self._listed:
+            names = spool.names()
+            here = set(names)
+            for name in [name for name in backlog.names() if name not in here]:
+                backlog.forget(name)
+            for name in names:
+                if everything or name not in backlog:
+                    self._see(name, now)
+            self._listed = 0 if recent else changed
+        for name in backlog.revisit(REVISIT):
+            self._see(name, now)
+        self._say_left()
+        self.desk.scanned = True
+        self._rescan_at = clock() + max(RESCAN, RESCAN_SHARE * (clock() - now))
+        self.desk.rescan_at = self._rescan_at
+
+    def _candidates(self, wanted: int, now: float) -> list[Candidate]:
+        """Return entries to claim: those that can never be run, and the head of the queue."""
+        desk, backlog = self.desk, self.desk.backlog
+        if desk.intent is not Intent.RUN or now < self.outside.pauses.until("claim"):
+            return []
+        found: list[Candidate] = []
+        for name, reason in backlog.bad(MOST_AT_ONCE):
+            stat = self.outside.spool.stat(name)
+            if stat is not None:
+                found.append(Candidate(name, stat, Refusal(reason)))
+        while wanted > 0 and (names := backlog.take(wanted)):
+            for name in names:
+                candidate = self._candidate(name, now)
+                if candidate is not None:
+                    found.append(candidate)
+                    wanted -= 1
+        for candidate in found:
+            if not isinstance(candidate.verdict, Refusal):
+                backlog.put_back(candidate.name, candidate.stat)
+        return found
+
+    def _candidate(self, name: str, now: float) -> Candidate | None:
+        """Open and examine an entry at the head of the queue; None if it is not to be claimed now."""
+        backlog = self.desk.backlog
+        look = self.outside.spool.look(name)
+        if look is None:
+            backlog.forget(name)
+            return None
+        age = backlog.age(name, look.stat, now)
+        standing = ready.standing(name, look.stat, backlog.rules, age)
+        if standing.kind is Kind.QUEUED:
+            standing = ready.settled(look, backlog.rules, age)
+        if standing.kind is not Kind.QUEUED:
+            backlog.put_aside(name, look.stat, standing, now)
+            return None
+        verdict = directives.spec(look.head) if look.head is not None else Spec()
+        if isinstance(verdict, Refusal):
+            backlog.put_aside(name, look.stat, ready.bad(verdict.reason), now)
+        return Candidate(name, look.stat, verdict)
+
+    # -- what to say
+
+    def _say_verdict(self, now: float) -> None:
+        """Log a gate that stays closed while jobs are queued, once per kind of reason."""
+        desk, log = self.desk, self.outside.log
+        queued = len(desk.backlog)
+        kind = "" if desk.verdict.open or not queued else desk.verdict.reason.split()[0]
+        if not kind:
+            self._closed_since = now
+            if self._verdict_said:
+                log.info("gate.opened")
+            self._verdict_said = ""
+        elif kind != self._verdict_said and now - self._closed_since >= GATE_PATIENCE:
+            self._verdict_said = kind
+            log.info("gate.closed", reason=desk.verdict.reason, queued=queued)
+
+    def _say_left(self) -> None:
+        """Log the entries that are left alone, each once."""
+        left = {
+            name: standing.reason
+            for name, standing in self.desk.backlog.aside()
+            if standing.kind is Kind.LEFT
+        }
+        for name, reason in left.items():
+            if self._told.get(name) != reason and len(self._told) < MOST_SAID:
+                self.outside.log.warning("entry.left", entry=job.shown(name), reason=reason)
+                self._told[name] = reason
+        for name in [name for name in self._told if name not in left]:
+            del self._told[name]

@@ -1,0 +1,152 @@
+"""The outside things of one life of a node, in one place, and how long to leave alone what failed.
+
+Everything that a turn touches or asks is here and was handed in: the spool, the processes, the
+archive, the log, two clocks and the look at the machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from pmjq import job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pmjq.filing import Filing
+    from pmjq.gates import Limits
+    from pmjq.node import Machine, Reading
+    from pmjq.process import Key, Order, Report
+    from pmjq.ready import Rules
+    from pmjq.spool import Spool
+
+FIRST_PAUSE = 0.25
+LONGEST_PAUSE = 30.0
+"""Seconds between tries of what failed: doubled each time, from the first to the longest."""
+
+
+class Logger(Protocol):
+    """The part of a structlog logger that is used: an event with keys."""
+
+    def info(self, event: str, **keys: object) -> object:
+        """Log what is as it should be."""
+
+    def warning(self, event: str, **keys: object) -> object:
+        """Log what somebody may want to look after."""
+
+    def error(self, event: str, **keys: object) -> object:
+        """Log what keeps the daemon from its work."""
+
+
+class Runner(Protocol):
+    """What a turn needs of ``pmjq.process.Processes``; tests have a double of it."""
+
+    def start(self, orders: list[Order]) -> None:
+        """Hand attempts over to be executed."""
+
+    def reports(self) -> list[Report]:
+        """Return what has happened since the last call."""
+
+    def adopt(self, key: Key, pid: int, start: int) -> bool:
+        """Watch a process of an earlier life; False if it is gone."""
+
+    def alive(self, pid: int, start: int) -> bool:
+        """Tell whether a process is still there."""
+
+    def find(self, job_id: str) -> tuple[int, int] | None:
+        """Return pid and start time of a job's process, found by its environment."""
+
+    def signal(self, jobs: Mapping[str, int], number: int) -> None:
+        """Send a signal to the trees of jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the person asked for, and what this node is.
+
+    ``ordered``: on this file system one sync makes all earlier renames durable.
+    """
+
+    node: str
+    machine: Machine
+    limits: Limits
+    rules: Rules
+    grace: float = 10.0
+    environment: dict[str, str] = field(default_factory=dict)
+    ordered: bool = False
+
+
+@dataclass(slots=True)
+class _Pause:
+    until: float = 0.0
+    length: float = 0.0
+    said: str = ""
+
+
+class Pauses:
+    """What failed is left alone for a while: longer each time, one line in the log per kind of failure."""
+
+    def __init__(self, now: Callable[[], float], log: Logger) -> None:
+        """Nothing has failed yet."""
+        self._now = now
+        self._log = log
+        self._by_name: dict[str, _Pause] = {}
+
+    def until(self, name: str) -> float:
+        """Return before which time something is not to be tried again."""
+        pause = self._by_name.get(name)
+        return pause.until if pause else 0.0
+
+    def ends(self, now: float) -> list[float]:
+        """Return when the pauses end that have not."""
+        return [pause.until for pause in self._by_name.values() if pause.until > now]
+
+    def failed(self, name: str, error: OSError) -> None:
+        """Take note of a failure."""
+        pause = self._by_name.setdefault(name, _Pause())
+        pause.length = min(LONGEST_PAUSE, pause.length * 2 or FIRST_PAUSE)
+        pause.until = self._now() + pause.length
+        kind = str(error.errno or error)
+        if kind != pause.said:
+            pause.said = kind
+            self._log.error(
+                f"{name}.failed",
+                reason=error.strerror or str(error),
+                path=job.shown(str(error.filename or "")),
+                again_in=pause.length,
+            )
+
+    def worked(self, name: str) -> None:
+        """Take note of a success."""
+        if name in self._by_name:
+            del self._by_name[name]
+            self._log.info(f"{name}.works_again")
+
+
+class Outside:
+    """Everything outside of one life of a node."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        spool: Spool,
+        filing: Filing,
+        processes: Runner,
+        log: Logger,
+        now: Callable[[], float],
+        wall: Callable[[], float],
+        reading: Callable[[], Reading],
+        owner: Callable[[int], str],
+    ) -> None:
+        """Take what is handed in. ``now`` is monotonic, ``wall`` the time of day, both in seconds."""
+        self.settings = settings
+        self.spool = spool
+        self.filing = filing
+        self.processes = processes
+        self.log = log
+        self.now = now
+        self.wall = wall
+        self.reading = reading
+        self.owner = owner
+        self.pauses = Pauses(now, log)
