@@ -160,7 +160,6 @@ class Act:
 
     def _attempt(self, candidate: Candidate) -> Attempt:
         stat, verdict, name = candidate.stat, candidate.verdict, candidate.name
-        refused = isinstance(verdict, Refusal)
         return Attempt(
             id=str(uuid.uuid4()),
             name=job.shown(name),
@@ -228,8 +227,12 @@ class Act:
             return
         desk.drop(attempt.id)
         self.outside.pauses.worked("return")
-        desk.nudges.append(name)
         log = self.outside.log
+        if name is None:
+            reason = "another node has taken it over"
+            log.warning("job.fenced", job=attempt.name, id=attempt.id, reason=reason)
+            return
+        desk.nudges.append(name)
         log.info("job.returned", job=job.shown(name), id=attempt.id, reason=action.reason)
 
     def _file(self, record: Record) -> None:

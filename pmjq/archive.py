@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat as modes
 from typing import TYPE_CHECKING
 
 from pmjq import job
@@ -142,4 +143,4 @@ def _hidden(path: str) -> str:
 
 
 def _is_directory(mode: int) -> bool:
-    return mode & 0o170000 == 0o040000
+    return modes.S_ISDIR(mode)

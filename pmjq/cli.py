@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pmjq import __version__
-from pmjq.errors import ConfigurationError, NotFoundError, NotPermittedError, PmjqError, UsageError
+from pmjq.errors import (
+    ConfigurationError,
+    NotFoundError,
+    NotPermittedError,
+    PmjqError,
+    TryLaterError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PermissionError as error:
         _say(f"{error.filename}: {error.strerror}; ask its owner or run as another user")
         return NotPermittedError.exit_code
+    except OSError as error:
+        _say(
+            f"{error.filename or 'the spool'}: {error.strerror or error}; start again when that is mended"
+        )
+        return TryLaterError.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     return int(result or 0)
@@ -168,14 +180,15 @@ class _Seconds(click.FloatRange):
     "--once", is_flag=True, help="Run what is there and exit when nothing is queued or running."
 )
 @click.version_option(__version__, "--version", prog_name="pmjq", message="%(prog)s %(version)s")
-def daemon(spool: str, **options: Any) -> int:
+def daemon(spool: str, **options: Any) -> int:  # noqa: ANN401  # as click hands them over
     """Run the executables that people put in the directory SPOOL.
 
     Several nodes may serve one SPOOL. pmjq VERB --help tells of the other commands.
     """
     from pmjq import node as nodes  # click answers --help and a wrong option without the rest
     from pmjq import probe
-    from pmjq.daemon import Daemon, Options, host_name
+    from pmjq.account import host_name
+    from pmjq.daemon import Daemon, Options
     from pmjq.gates import Limits
     from pmjq.log import Log
     from pmjq.plan import Intent

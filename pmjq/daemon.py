@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import resource
 import select
 import signal
-import socket
 import sys
 import time
 import uuid
@@ -24,7 +22,7 @@ import anyio
 import anyio.to_thread
 
 import pmjq
-from pmjq import errors, job, lock, node, probe, recovery, service
+from pmjq import account, errors, job, lock, node, probe, recovery, service
 from pmjq.archive import Archive
 from pmjq.disk import Disk
 from pmjq.filing import Filing
@@ -128,7 +126,7 @@ class Daemon:
             limits=options.limits,
             rules=options.rules,
             grace=options.grace,
-            environment=login_environment(),
+            environment=account.login_environment(),
             ordered=options.kind in probe.ORDERED,
         )
         turn = Turn(
@@ -140,7 +138,7 @@ class Daemon:
             time.monotonic,
             time.time,
             probe.reading,
-            owner_name,
+            account.owner_name,
         )
         self.turn = turn
         self._publish(force=True)
@@ -219,7 +217,8 @@ class Daemon:
             spool.identify()
             self.turn = self._begin(spool)
         except (OSError, errors.PmjqError) as error:
-            self.log.logger.error("life.failed", reason=str(error))
+            # A line for people; where it failed says less than why.
+            self.log.logger.error("life.failed", reason=str(error))  # noqa: TRY400
             self.state.fenced = True
             time.sleep(1.0)
         self.turn.intent = intent
@@ -254,7 +253,7 @@ class Daemon:
             turn.intent = (
                 Intent.WAIT if asked is Intent.LEAVE and (terminal or self.options.once) else asked
             )
-        elif state.signals == 2 and turn.intent is not Intent.KILL:
+        elif state.signals == SECOND and turn.intent is not Intent.KILL:
             turn.intent = Intent.KILL
         else:
             turn.intent = Intent.LEAVE
@@ -342,56 +341,10 @@ class Daemon:
 
 BEGAN = time.time()
 
+SECOND = 2
+
 MOST_ASIDE = 100
 """How many entries that are not queued node.json names."""
-
-
-def login_environment() -> dict[str, str]:
-    """Return what a login gives a job of this user: no more than that comes from the daemon's own environment."""
-    uid = os.geteuid()
-    try:
-        user = pwd.getpwuid(uid)
-        name, home, shell = user.pw_name, user.pw_dir, user.pw_shell or "/bin/sh"
-    except KeyError:
-        name, home, shell = str(uid), "/", "/bin/sh"
-    path = "/usr/local/bin:/usr/bin:/bin"
-    if uid == 0:
-        path = f"/usr/local/sbin:{path}:/usr/sbin:/sbin"
-    environment = {
-        "HOME": home,
-        "USER": name,
-        "LOGNAME": name,
-        "SHELL": shell,
-        "PATH": path,
-        "LANG": os.environ.get("LANG", "C.UTF-8"),
-        "BATCH_SYSTEM": "pmjq",
-    }
-    kept = {key: value for key, value in os.environ.items() if key == "TZ" or key.startswith("LC_")}
-    return environment | kept
-
-
-_owners: dict[int, str] = {}
-
-
-def owner_name(uid: int) -> str:
-    """Return the name of a user, or its number if it has none here."""
-    if uid not in _owners:
-        try:
-            _owners[uid] = pwd.getpwuid(uid).pw_name
-        except KeyError:
-            _owners[uid] = str(uid)
-    return _owners[uid]
-
-
-def host_name() -> str:
-    """Return the name of this machine as a node's name: its first label, with odd characters replaced."""
-    name = socket.gethostname().partition(".")[0]
-    return (
-        "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in name).strip(
-            "-"
-        )
-        or "node"
-    )
 
 
 def _raise_descriptors() -> None:

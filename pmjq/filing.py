@@ -48,16 +48,20 @@ class Filing:
     now: Callable[[], float]
     wake: Callable[[], None] | None = None
     alone: set[str] = field(default_factory=set)
-    _states: dict[str, _State] = field(default_factory=dict)
+    _states: dict[str, _State] = field(init=False)
     _far: set[str] = field(default_factory=set)
     _queue: queue.SimpleQueue[Record | None] = field(default_factory=queue.SimpleQueue)
     _done: deque[tuple[Record, OSError | None]] = field(default_factory=deque)
     _thread: threading.Thread | None = None
 
+    def __post_init__(self) -> None:
+        """Know the destinations: one or two."""
+        self._states = {home.path: _State() for home in (self.archive.done, self.archive.failed)}
+
     def due(self, records: Iterable[Record], now: float) -> tuple[Record, ...]:
         """Return the jobs that may be filed now, some at a time; what the thread has done comes first."""
         done = [record for record, _ in self._done]
-        if all(state.until > now for state in self._states.values()) and len(self._states) == 2:
+        if all(state.until > now for state in self._states.values()):
             return tuple(done)
         found = list(done)
         for record in records:
@@ -144,13 +148,13 @@ class Filing:
         self.alone.discard(record.id)
 
     def _check(self, destination: Destination, now: float) -> None:
-        state = self._states.setdefault(destination.path, _State())
+        state = self._states[destination.path]
         if now - state.checked >= FIRST_PAUSE:
             destination.check()
             state.checked = now
 
     def _state(self, record: Record) -> _State:
-        return self._states.setdefault(self.archive.destination(record).path, _State())
+        return self._states[self.archive.destination(record).path]
 
     def _failed(self, record: Record, error: OSError) -> None:
         destination = self.archive.destination(record)

@@ -29,6 +29,10 @@ import signal
 import sys
 import time
 
+Key = tuple[str, int]
+Order = tuple[Key, str, list[str], str, str, str, dict[str, str]]
+"""Key, path, argv, working directory, output, status, environment."""
+
 LONGEST_MESSAGE = 1 << 17
 
 TEXT_BUSY_TRIES = 40
@@ -45,16 +49,13 @@ MOST_COUNTED = 100
 """Jobs beside which it is still worth counting the children after an end."""
 
 RESET = [
-    number
-    for number in (
-        signal.SIGPIPE,
-        signal.SIGXFSZ,
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGHUP,
-        signal.SIGCHLD,
-        signal.SIGIO,
-    )
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGCHLD,
+    signal.SIGIO,
 ]
 """Signals that the keeper or the daemon ignores or catches, and a job must find as a login gives them."""
 
@@ -66,23 +67,24 @@ STATUS_FD = 3
 class Keeper:
     """The jobs of one keeper process, and its line to the daemon."""
 
-    def __init__(self, fd, woken):
+    def __init__(self, fd: int, woken: int) -> None:
+        """Take the line to the daemon, and the descriptor that a signal makes readable."""
         self.fd = fd
         self.woken = woken
         self.connected = True
-        self.jobs = {}
-        self.busy = []
-        self.unwritten = []
-        self.reports = []
+        self.jobs: dict[int, tuple[Key, str]] = {}
+        self.busy: list[tuple[Order, int]] = []
+        self.unwritten: list[tuple[str, str]] = []
+        self.reports: list[tuple[object, ...]] = []
         self.pid = os.getpid()
         self.start = start_time(self.pid)
         self.adopts = adopt_orphans()
-        self.children = "/proc/self/task/%d/children" % self.pid
+        self.children = f"/proc/self/task/{self.pid}/children"
         self.poll = select.poll()
         self.poll.register(fd, select.POLLIN)
         self.poll.register(woken, select.POLLIN)
 
-    def run(self):
+    def run(self) -> None:
         """Go on until the daemon is gone and the last job has ended."""
         while self.connected or self.jobs or self.busy or self.unwritten:
             for fd, happened in self.poll.poll(self.pause()):
@@ -94,13 +96,13 @@ class Keeper:
             self.try_again()
             self.report()
 
-    def pause(self):
+    def pause(self) -> float | None:
         """Return for how many milliseconds there is nothing to do but listen."""
         if self.busy:
             return TEXT_BUSY_PAUSE * 1000
         return UNWRITTEN_PAUSE * 1000 if self.unwritten else None
 
-    def obey(self):
+    def obey(self) -> None:
         """Carry out one message of orders."""
         try:
             message = os.read(self.fd, LONGEST_MESSAGE)
@@ -111,11 +113,11 @@ class Keeper:
         if not message:
             self.disconnect()
             return
-        for order in marshal.loads(message):
+        for order in marshal.loads(message):  # noqa: S302  # from the daemon that started this process
             self.begin(order, STATUS, 0)
             self.reap()
 
-    def begin(self, order, flags, tries):
+    def begin(self, order: Order, flags: int, tries: int) -> None:
         """Start one job; tell why if it did not start."""
         key, path, argv, work, out, status, environment = order
         actions = [
@@ -136,16 +138,16 @@ class Keeper:
                 setsigdef=RESET,
             )
         except OSError as error:
-            self.not_begun(order, error.errno, flags, tries)
+            self.not_begun(order, error.errno or errno.EIO, flags, tries)
         else:
             at = time.time()
             self.jobs[pid] = (key, status)
-            line = "started %d %d %.6f %d %d\n" % (pid, start_time(pid), at, self.pid, self.start)
+            line = f"started {pid} {start_time(pid)} {at:.6f} {self.pid} {self.start}\n"
             self.write(status, line)
             self.reports.append(("started", key, pid, at))
         os.chdir("/")
 
-    def not_begun(self, order, number, flags, tries):
+    def not_begun(self, order: Order, number: int, flags: int, tries: int) -> None:
         """Sort out a failed spawn: was it before or after the attempt became ours, which only its status tells."""
         key, status = order[0], order[5]
         ours = flags != STATUS or (number != errno.EEXIST and exists(status))
@@ -153,10 +155,10 @@ class Keeper:
             self.busy.append((order, tries + 1))
             return
         if ours:
-            self.write(status, "noexec %d %.6f\n" % (number, time.time()))
+            self.write(status, f"noexec {number} {time.time():.6f}\n")
         self.reports.append(("unstarted", key, number, ours))
 
-    def try_again(self):
+    def try_again(self) -> None:
         """Try what had to wait for a moment."""
         busy, self.busy = self.busy, []
         for order, tries in busy:
@@ -165,9 +167,9 @@ class Keeper:
         for status, line in unwritten:
             self.write(status, line)
 
-    def reap(self):
+    def reap(self) -> None:
         """Record every job that has ended."""
-        ended = []
+        ended: list[tuple[object, ...]] = []
         while self.jobs:
             try:
                 pid, wait_status, used = os.wait4(-1, os.WNOHANG)
@@ -181,13 +183,13 @@ class Keeper:
             key, status = job
             code, at = os.waitstatus_to_exitcode(wait_status), time.time()
             figures = (code, at, used.ru_utime, used.ru_stime, used.ru_maxrss * 1024)
-            self.write(status, "exit %d %.6f %.6f %.6f %d\n" % figures)
+            self.write(status, "exit {} {:.6f} {:.6f} {:.6f} {}\n".format(*figures))
             ended.append(("ended", key, *figures))
         if ended:
             alone = self.alone()
             self.reports += [(*report, alone) for report in ended]
 
-    def alone(self):
+    def alone(self) -> bool:
         """Tell whether every child is a job: what ended jobs left running comes to its subreaper, the keeper."""
         if not self.adopts or len(self.jobs) > MOST_COUNTED:
             return False
@@ -200,7 +202,7 @@ class Keeper:
         except OSError:
             return False
 
-    def write(self, status, line):
+    def write(self, status: str, line: str) -> None:
         """Append a line to a status; one that cannot be written now is written later."""
         if self.unwritten and any(path == status for path, _ in self.unwritten):
             self.unwritten.append((status, line))
@@ -216,7 +218,7 @@ class Keeper:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
                 self.unwritten.append((status, line))
 
-    def report(self):
+    def report(self) -> None:
         """Tell the daemon what happened; a daemon that does not listen now is told later."""
         while self.connected and self.reports:
             part = self.reports[:200]
@@ -232,7 +234,7 @@ class Keeper:
         if self.connected:
             self.poll.modify(self.fd, select.POLLIN)
 
-    def disconnect(self):
+    def disconnect(self) -> None:
         """Go on alone: the daemon is gone."""
         self.connected = False
         self.reports = []
@@ -240,17 +242,18 @@ class Keeper:
         os.close(self.fd)
 
 
-def adopt_orphans():
+def adopt_orphans() -> bool:
     """Have orphaned descendants become children of this process, prctl(2); False where that cannot be."""
     try:
-        import ctypes
+        import ctypes  # noqa: PLC0415  # it may be missing from a small Python
 
-        return ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+        return int(ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
     except (ImportError, OSError, AttributeError):
         return False
 
 
-def exists(path):
+def exists(path: str) -> bool:
+    """Tell whether anything has a name."""
     try:
         os.lstat(path)
     except OSError:
@@ -258,10 +261,10 @@ def exists(path):
     return True
 
 
-def start_time(pid):
+def start_time(pid: int) -> int:
     """Return field 22 of /proc/PID/stat, 0 if the process is gone; its name may contain anything."""
     try:
-        fd = os.open("/proc/%d/stat" % pid, os.O_RDONLY)
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
     except OSError:
         return 0
     try:
@@ -272,10 +275,11 @@ def start_time(pid):
         os.close(fd)
 
 
-def main():
+def main() -> None:
+    """Keep the jobs that are ordered over the descriptor that the only argument names."""
     fd = int(sys.argv[1])
-    os.set_blocking(fd, False)
-    os.set_inheritable(fd, False)
+    os.set_blocking(fd, False)  # its own signature
+    os.set_inheritable(fd, False)  # noqa: FBT003
     woken, wake = os.pipe()
     os.set_blocking(woken, False)
     os.set_blocking(wake, False)

@@ -43,6 +43,10 @@ ORDERED = frozenset({"ext2", "ext3", "ext4", "xfs", "tmpfs", "ramfs"})
 """File systems on which syncing one file makes every earlier rename durable: one journal, kept in order."""
 
 
+START_FIELD = 19
+"""Index of the start time in /proc/PID/stat behind the name; field 22 in proc(5)."""
+
+
 def reading() -> Reading:
     """Look at the machine."""
     return Reading(load=psutil.getloadavg()[0], runnable=_runnable(), cpus=_cpus())
@@ -75,7 +79,9 @@ def start_time(pid: int) -> int:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()
     except OSError:
         return 0
-    return 0 if len(fields) < 20 or fields[0] in (b"Z", b"X") else int(fields[19])
+    if len(fields) <= START_FIELD or fields[0] in (b"Z", b"X"):
+        return 0
+    return int(fields[START_FIELD])
 
 
 def alive(pid: int, start: int) -> bool:
@@ -122,9 +128,9 @@ def _cpus() -> int:
 
 
 def _quota() -> int:
-    text = _text("/sys/fs/cgroup/cpu.max").split()
-    if len(text) == 2 and text[0] != "max":
-        return -(-int(text[0]) // int(text[1]))
+    match _text("/sys/fs/cgroup/cpu.max").split():
+        case [quota, period] if quota.isdigit():
+            return -(-int(quota) // int(period))
     return 0
 
 

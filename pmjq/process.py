@@ -37,6 +37,9 @@ KEEPER = str(Path(__file__).with_name("keeper.py"))
 Key = tuple[str, int]
 """Id and number of an attempt."""
 
+DEEPEST_TREE = 256
+"""Generations of processes looked through: parents may change while they are read."""
+
 ORDERS_IN_A_MESSAGE = 16
 """A message must fit the socket's buffer: an order is some 2 kB with its environment."""
 
@@ -267,7 +270,7 @@ def _members(ids: set[str], leaders: Mapping[str, int] | None = None) -> dict[st
     for pid in parents:
         line: int = pid
         seen: list[int] = []
-        while line and line not in owner and line != me and len(seen) < 64:
+        while line and line not in owner and line != me and len(seen) < DEEPEST_TREE:
             seen.append(line)
             line = parents.get(line, 0)
         if line in owner:

@@ -25,23 +25,40 @@ class Stat(Protocol):
     """The part of ``os.stat_result`` that decisions use."""
 
     @property
-    def st_mode(self) -> int: ...
+    def st_mode(self) -> int:
+        """Type and permissions."""
+
     @property
-    def st_ino(self) -> int: ...
+    def st_ino(self) -> int:
+        """The inode's number."""
+
     @property
-    def st_dev(self) -> int: ...
+    def st_dev(self) -> int:
+        """The file system's number."""
+
     @property
-    def st_nlink(self) -> int: ...
+    def st_nlink(self) -> int:
+        """How many hard links."""
+
     @property
-    def st_uid(self) -> int: ...
+    def st_uid(self) -> int:
+        """The owner."""
+
     @property
-    def st_gid(self) -> int: ...
+    def st_gid(self) -> int:
+        """The group."""
+
     @property
-    def st_size(self) -> int: ...
+    def st_size(self) -> int:
+        """Bytes."""
+
     @property
-    def st_mtime_ns(self) -> int: ...
+    def st_mtime_ns(self) -> int:
+        """Last change of the content."""
+
     @property
-    def st_ctime_ns(self) -> int: ...
+    def st_ctime_ns(self) -> int:
+        """Last change of the inode."""
 
 
 class Look(NamedTuple):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Former:
-    """An earlier life of this node: is it from before the last boot?"""
+    """An earlier life of this node; ``rebooted``: it is from before the last boot."""
 
     token: str
     rebooted: bool
@@ -72,14 +72,15 @@ def former_lives(
 def take_up(spool: Spool, desk: Desk, former: list[Former], now: float) -> None:
     """Bury dead lives and put their jobs on the desk. Repeatable: what a crash leaves the next call finishes."""
     for life in former:
-        _put(spool, desk, spool.bury(life.token), now, rebooted=life.rebooted)
+        _put(spool, desk, spool.bury(life.token), now, life)
 
 
 def reload(spool: Spool, desk: Desk, now: float) -> list[str]:
     """Put on the desk what the disk has, and drop what it has not; return the ids that were dropped."""
     spool.clear_tmp()
     here = set(spool.running())
-    _put(spool, desk, [job_id for job_id in here if job_id not in desk], now, rebooted=False)
+    own = Former(spool.token, rebooted=False)
+    _put(spool, desk, [job_id for job_id in here if job_id not in desk], now, own)
     gone = sorted(desk.in_hand() - here)
     for job_id in gone:
         desk.drop(job_id)
@@ -119,13 +120,16 @@ def clear_paperwork(spool: Spool, desk: Desk, node: str, lives: set[str]) -> Non
             spool.clear(job_id, attempt.attempt, name)
 
 
-def _put(spool: Spool, desk: Desk, ids: list[str], now: float, *, rebooted: bool) -> None:
+def _put(spool: Spool, desk: Desk, ids: list[str], now: float, life: Former) -> None:
     if not ids:
         return
     # An outcome may be durable already and its job not moved yet.
-    recorded = spool.recorded(set(ids))
-    for job_id in ids:
-        attempt, record = spool.attempt(job_id), recorded.get(job_id)
+    attempts = {job_id: spool.attempt(job_id) for job_id in ids}
+    makers = {attempt.token for attempt in attempts.values() if attempt is not None}
+    tokens = None if None in attempts.values() else {life.token, *makers}
+    recorded = spool.recorded(set(ids), tokens)
+    for job_id, attempt in attempts.items():
+        record = recorded.get(job_id)
         if record is not None and (attempt is None or attempt.attempt == record.attempt):
             desk.over[job_id] = Over(
                 attempt or _as_recorded(spool, record),
@@ -140,7 +144,7 @@ def _put(spool: Spool, desk: Desk, ids: list[str], now: float, *, rebooted: bool
         elif attempt.refused:
             desk.claim(attempt)
         else:
-            desk.doubts[job_id] = Doubt(attempt, now, now, rebooted=rebooted)
+            desk.doubts[job_id] = Doubt(attempt, now, now, rebooted=life.rebooted)
 
 
 def _made_again(spool: Spool, key: tuple[str, int]) -> Record | None:

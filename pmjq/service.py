@@ -19,7 +19,7 @@ def notify(**states: str | int) -> None:
         address = "\0" + address[1:]
     text = "\n".join(f"{key}={value}" for key, value in states.items())
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
-        line.setblocking(False)
+        line.setblocking(False)  # noqa: FBT003  # the socket's own signature
         line.sendto(text.encode("utf-8", "replace"), address)
 
 

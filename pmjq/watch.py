@@ -63,7 +63,14 @@ class Watch:
             self._stop.wait(RETRY)
 
     def _watch(self, prefix: str) -> None:
-        notify = RustNotify([self.path], False, False, 0, False, False)
+        notify = RustNotify(
+            watch_paths=[self.path],
+            debug=False,
+            force_polling=False,
+            poll_delay_ms=0,
+            recursive=False,
+            ignore_permission_denied=False,
+        )
         quiet = 0.0
         try:
             while not self._stop.is_set():

@@ -1,0 +1,251 @@
+"""The paperwork of claimed jobs, ``.pmjq/job/ID/``, and the events.
+
+Paperwork is made under ``tmp/`` and renamed into ``job/`` complete, so what a crash leaves there
+carries the token of its maker and can be cleared away by its node. Nothing here decides who has a
+job: that is where the job file is (``pmjq.spool``).
+
+An outcome is durable once its event is; a record that is torn is written again from the event.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from pmjq import job
+from pmjq.job import Attempt, Event, Record, Status
+from pmjq.tree import Tree, decoded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pmjq.disk import Disk
+
+EVENTS_READ = 64 << 20
+"""Bytes read from the end of a file of events when a record is missed: the last 80,000 jobs."""
+
+MOST_SPARE = 64
+"""How many empty directories of archived jobs are kept for the next ones."""
+
+VOID = b"void\n"
+"""Content of a status file that was made to keep an attempt from ever starting."""
+
+_RESERVED = re.compile(r"(claim|out|status|record)\.\d+(\.json)?\Z|work\Z|executable\Z")
+
+
+class Places(NamedTuple):
+    """Where one attempt runs and writes."""
+
+    executable: str
+    work: str
+    out: str
+    status: str
+
+
+class Paperwork(Tree):
+    """The paperwork that one life of a node makes, reads and clears away."""
+
+    def __init__(self, disk: Disk, root: str, token: str = "", *, local: bool = True) -> None:
+        """Name the tree; nothing is touched."""
+        super().__init__(disk, root, token, local=local)
+        self._events = f"{self.own}/events/{token}.jsonl"
+        self._written = 0
+        self._built = 0
+        self._as_new: tuple[int, int, int] | None = None
+        self._spares: list[str] = []
+
+    def prepare_claim(self, attempt: Attempt) -> None:
+        """Make the paperwork of an attempt; the claim comes after it."""
+        disk = self.disk
+        building = self._spares.pop() if self._spares else self._make_building()
+        disk.write(f"{building}/claim.{attempt.attempt}.json", msgspec.json.encode(attempt))
+        disk.rename(building, f"{self._job}/{attempt.id}")
+
+    def _make_building(self) -> str:
+        self._built += 1
+        building = f"{self._tmp}/{self.token}.{self._built}"
+        self.disk.mkdir(building)
+        self.disk.mkdir(f"{building}/work")
+        return building
+
+    def places(self, attempt: Attempt) -> Places:
+        """Return where an attempt runs, and give its executable a path that stays when another life takes it over.
+
+        That is a second link beside the paperwork, under the job's own name; where the file
+        system has none, the job runs from ``run/``.
+        """
+        directory, number = f"{self._job}/{attempt.id}", attempt.attempt
+        executable = f"{directory}/{executable_name(job.real_name(attempt.name, attempt.name_hex))}"
+        baton = f"{self._run}/{attempt.id}"
+        try:
+            self.disk.link(baton, executable)
+        except OSError:
+            if self.disk.stat(executable) is None:
+                executable = baton
+        return Places(
+            executable,
+            f"{directory}/work",
+            f"{directory}/out.{number}",
+            f"{directory}/status.{number}",
+        )
+
+    def status(self, attempt: Attempt) -> Status | None:
+        """Return how far an attempt got; None: its start has not been tried."""
+        text = self.disk.read(f"{self._job}/{attempt.id}/status.{attempt.attempt}")
+        return None if text is None else job.status(text)
+
+    def void(self, attempt: Attempt) -> bool:
+        """Keep an attempt from ever starting; False if its start has been tried.
+
+        Start and void both create ``status.N`` exclusively, so exactly one of them happens,
+        however late an order to start may still be under way.
+        """
+        path = f"{self._job}/{attempt.id}/status.{attempt.attempt}"
+        try:
+            self.disk.write(path, VOID, exclusive=True)
+        except OSError:
+            status = self.status(attempt)
+            if status is None:
+                raise
+            return status.void
+        return True
+
+    def ended(self) -> list[tuple[str, int]]:
+        """Return id and attempt of the jobs that have ended and are not archived."""
+        pairs = (name.rpartition(".") for name in self.disk.names(self._ended))
+        return [(job_id, int(number)) for job_id, _, number in pairs if number.isdigit()]
+
+    def paperwork(self) -> list[str]:
+        """Return the ids that have paperwork."""
+        return self.disk.names(self._job)
+
+    def attempt(self, job_id: str) -> Attempt | None:
+        """Return the latest attempt of a job, None if its paperwork is gone or cannot be read."""
+        numbers = [
+            int(name.split(".")[1])
+            for name in self._list(f"{self._job}/{job_id}")
+            if name.startswith("claim.") and name.split(".")[1].isdigit()
+        ]
+        for number in sorted(numbers, reverse=True):
+            found = self._decode(f"{self._job}/{job_id}/claim.{number}.json", Attempt)
+            if found is not None:
+                return found
+        return None
+
+    def record(self, job_id: str, number: int) -> Record | None:
+        """Return the record of an attempt, None if it is missing or torn."""
+        return self._decode(f"{self._job}/{job_id}/record.{number}.json", Record)
+
+    def append(self, events: Iterable[Event]) -> None:
+        """Append to this life's events and sync once.
+
+        The file has one writer, which knows where it ends: what failed is written again in the
+        same place.
+        """
+        data = b"".join(msgspec.json.encode(event) + b"\n" for event in events)
+        self.disk.write_at(self._events, self._written, data, create=True)
+        self._written += len(data)
+
+    def recorded(self, wanted: set[str], tokens: set[str] | None = None) -> dict[str, Record]:
+        """Return the latest records of jobs by id, from the events of some lives or of all."""
+        found: dict[str, Record] = {}
+        ids = re.compile(b"|".join(re.escape(job_id.encode()) for job_id in wanted))
+        for name in self._list(f"{self.own}/events"):
+            if tokens is not None and name.removesuffix(".jsonl") not in tokens:
+                continue
+            text = self.disk.read(f"{self.own}/events/{name}", EVENTS_READ) or b""
+            for line in io.BytesIO(text):
+                event = decoded(line, Event) if ids.search(line) else None
+                if event is None or event.record is None or event.record.id not in wanted:
+                    continue
+                before = found.get(event.record.id)
+                if before is None or before.attempt <= event.record.attempt:
+                    found[event.record.id] = event.record
+        return found
+
+    def rewrite_record(self, record: Record) -> None:
+        """Write a record that was missing or torn once more."""
+        self.disk.write(
+            f"{self._job}/{record.id}/record.{record.attempt}.json", msgspec.json.encode(record)
+        )
+
+    def record_path(self, record: Record) -> str:
+        """Return where a record lies until its job is archived."""
+        return f"{self._job}/{record.id}/record.{record.attempt}.json"
+
+    def out_path(self, record: Record) -> str:
+        """Return where the output of a job lies until it is archived."""
+        return f"{self._job}/{record.id}/out.{record.attempt}"
+
+    def work_path(self, record: Record) -> str:
+        """Return where the working directory of a job lies until it is archived."""
+        return f"{self._job}/{record.id}/work"
+
+    def left_files(self, record: Record) -> bool:
+        """Tell whether a job left anything in its working directory."""
+        try:
+            return bool(self._list(self.work_path(record)))
+        except PermissionError:
+            return True
+
+    def ended_path(self, record: Record) -> str:
+        """Return where an ended job lies until it is archived."""
+        return f"{self._ended}/{record.id}.{record.attempt}"
+
+    def done_path(self) -> str:
+        """Return the archive that is used without ``-o``."""
+        return f"{self.own}/done"
+
+    def clear(self, job_id: str, number: int, name: str, *, alone: bool = False) -> None:
+        """Remove the paperwork of a job that is archived or returned; repeatable.
+
+        ``alone``: no process of the job is left. Then its directories, if they are as they were
+        made, serve the next job: making and removing a directory costs ten renames.
+        """
+        disk, directory = self.disk, f"{self._job}/{job_id}"
+        disk.unlink(f"{directory}/status.{number}")
+        disk.unlink(f"{directory}/{executable_name(name)}")
+        if alone and len(self._spares) < MOST_SPARE and self._as_made(directory):
+            self._built += 1
+            spare = f"{self._tmp}/{self.token}.{self._built}"
+            disk.rename(directory, spare)
+            self._spares.append(spare)
+            return
+        disk.unlink(f"{directory}/claim.{number}.json")
+        disk.unlink(f"{directory}/record.{number}.json")
+        disk.rmdir(f"{directory}/work")
+        if not disk.rmdir(directory):
+            self.remove(directory)
+
+    def _as_made(self, directory: str) -> bool:
+        work = self.disk.stat(f"{directory}/work")
+        return (
+            work is not None
+            and (work.st_mode, work.st_uid, work.st_gid) == self._made()
+            and not self.disk.names(f"{directory}/work")
+        )
+
+    def _made(self) -> tuple[int, int, int]:
+        """Return mode and owner of a directory just made here, which depend on umask and parent."""
+        if not self._as_new:
+            building = self._make_building()
+            self._spares.append(building)
+            stat = self.disk.stat(f"{building}/work")
+            if stat is not None:
+                self._as_new = (stat.st_mode, stat.st_uid, stat.st_gid)
+        return self._as_new or (0, 0, 0)
+
+    def clear_tmp(self) -> None:
+        """Remove what this life left under construction."""
+        spare = {path.rpartition("/")[2] for path in self._spares}
+        for name in self.disk.names(self._tmp):
+            if name.startswith(f"{self.token}.") and name not in spare:
+                self.remove(f"{self._tmp}/{name}")
+
+
+def executable_name(name: str) -> str:
+    """Return under which name a job's executable stands beside its paperwork."""
+    return "executable" if _RESERVED.match(name) else name

@@ -1,0 +1,88 @@
+"""The paths below SPOOL, and how to look where a file is when a call does not tell.
+
+After a rename that failed or was interrupted nothing is believed: ``_moved`` looks where the file
+is. The error's number is never branched on, since a lost race, a lost reply and a full disk
+report what they like.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+if TYPE_CHECKING:
+    from pmjq.disk import Disk
+
+T = TypeVar("T")
+
+OWN = ".pmjq"
+"""The one name in the spool that is pmjq's."""
+
+
+class Tree:
+    """The tree of one spool as one life of a node names it."""
+
+    def __init__(self, disk: Disk, root: str, token: str = "", *, local: bool = True) -> None:
+        """Name the tree; nothing is touched. ``local``: an lstat tells the truth here."""
+        self.disk = disk
+        self.root = root
+        self.token = token
+        self.local = local
+        self.own = f"{root}/{OWN}"
+        self._job = f"{self.own}/job"
+        self._tmp = f"{self.own}/tmp"  # noqa: S108  # a directory of the spool
+        self._ended = f"{self.own}/ended"
+        self._run = f"{self.own}/node/{token}/run"
+
+    def remove(self, path: str) -> None:
+        """Remove a tree; links are removed, not followed."""
+        for name in self._list(path):
+            below = f"{path}/{name}"
+            try:
+                self.disk.unlink(below)
+            except OSError:
+                self.remove(below)
+        self.disk.rmdir(path)
+
+    def _mkdir(self, path: str) -> None:
+        try:
+            self.disk.mkdir(path)
+        except OSError:
+            if self.disk.stat(path) is None:
+                raise
+
+    def _moved(self, source: str, target: str) -> bool:
+        try:
+            self.disk.rename(source, target)
+        except OSError:
+            if self._there(target):
+                return True
+            if self._there(source):
+                raise
+            return False
+        return True
+
+    def _there(self, path: str) -> bool:
+        if self.local:
+            return self.disk.stat(path) is not None
+        directory, _, name = path.rpartition("/")
+        return name in self._list(directory)
+
+    def _list(self, path: str) -> list[str]:
+        try:
+            return self.disk.names(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def _decode(self, path: str, kind: type[T]) -> T | None:
+        text = self.disk.read(path)
+        return None if text is None else decoded(text, kind)
+
+
+def decoded(text: bytes, kind: type[T]) -> T | None:
+    """Return what JSON says, None if it is torn or strange."""
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
