@@ -61,6 +61,7 @@ class Archive:
         self.disk = spool.disk
         stat = self.disk.stat(spool.own)
         self._device = stat.st_dev if stat else 0
+        self.made: list[str] = []
         self.done = self._destination(done or spool.done_path())
         self.failed = self._destination(failed) if failed else self.done
 
@@ -84,17 +85,17 @@ class Archive:
         self._move(spool.ended_path(record), stem, near=near)
 
     def _destination(self, path: str) -> Destination:
-        made = self._made(path)
-        return Destination(self.disk, path, made)
+        return Destination(self.disk, path, self._device_of(path))
 
-    def _made(self, path: str) -> int:
+    def _device_of(self, path: str) -> int:
         stat = self.disk.stat(path)
         if stat is None:
             parent = os.path.dirname(path)
             if parent and parent != path:
-                self._made(parent)
+                self._device_of(parent)
             try:
                 self.disk.mkdir(path)
+                self.made.append(path)
             except OSError as error:
                 if self.disk.stat(path) is None:
                     raise CannotCreateError(

@@ -195,11 +195,15 @@ def daemon(spool: str, **options: Any) -> int:  # noqa: ANN401  # as click hands
 
     root = os.path.abspath(spool)
     _check_spool(spool, root)
+    _check_executing(spool, root)
     name = options["node"] or host_name()
     if not nodes.is_name(name):
         raise ConfigurationError(
             f"--node {name}: a node's name has letters, digits, - and _, at most 63"
         )
+    archive, errors = _absolute(options["archive"]), _absolute(options["errors"])
+    _check_archive("-o", archive, root)
+    _check_archive("-e", errors, root)
     slots = options["slots"]
     if slots is None and options["load"] is None:
         slots = probe.usable_cpus()
@@ -210,8 +214,8 @@ def daemon(spool: str, **options: Any) -> int:  # noqa: ANN401  # as click hands
             node=name,
             limits=Limits(options["load"], slots),
             rules=_rules(root, kind, options["settle"], options["accept"]),
-            archive=_absolute(options["archive"]),
-            errors=_absolute(options["errors"]),
+            archive=archive,
+            errors=errors,
             grace=options["grace"],
             on_stop=Intent(options["on_stop"]),
             once=options["once"],
@@ -233,6 +237,20 @@ def _check_spool(given: str, root: str) -> None:
     if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
         raise NotPermittedError(
             f"{given}: this user may not read and write it; change its mode or run as its owner"
+        )
+
+
+def _check_executing(given: str, root: str) -> None:
+    if os.statvfs(root).f_flag & os.ST_NOEXEC:
+        raise ConfigurationError(
+            f"{given}: is on a file system mounted noexec, so nothing in it can run; remount it with exec"
+        )
+
+
+def _check_archive(option: str, path: str | None, root: str) -> None:
+    if path is not None and os.path.realpath(path) == os.path.realpath(root):
+        raise ConfigurationError(
+            f"{option} {path}: is the spool itself, where ended jobs would be run again; name another"
         )
 
 

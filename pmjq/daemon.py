@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import time
+import traceback
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -108,7 +109,7 @@ class Daemon:
         finally:
             self.processes.close()
             os.close(held)
-        return 0
+        return 1 if self.options.once and self.turn.desk.filing else 0
 
     def _begin(self, spool: Spool) -> Turn:
         """Begin a life: make it known, take up what earlier ones left."""
@@ -120,6 +121,8 @@ class Daemon:
         spool.begin()
         self.heart = Heart(self.disk, spool.beat_path(), self._fenced)
         archive = Archive(spool, options.archive, options.errors)
+        for path in archive.made:
+            self.log.logger.info("archive.made", archive=job.shown(path))
         settings = Settings(
             node=options.node,
             machine=self.machine,
@@ -191,6 +194,10 @@ class Daemon:
             # A life that has nothing leaves nothing; one with jobs is buried by the next.
             with contextlib.suppress(OSError):
                 turn.spool.bury(turn.spool.token)
+        if turn.desk.filing:
+            log.warning(
+                "archive.left", jobs=len(turn.desk.filing), reason="the next daemon files them"
+            )
         log.info("daemon.stopped", jobs_left_running=left)
 
     def _turns(self) -> None:
@@ -198,7 +205,7 @@ class Daemon:
         while True:
             if self.state.fenced:
                 self._new_life()
-            wake = self.turn.turn()
+            wake = self._one_turn()
             self._publish()
             if self._finished():
                 return
@@ -206,6 +213,15 @@ class Daemon:
             self._epoll.poll(max(0.0, wake - time.monotonic()))
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._eventfd)
+
+    def _one_turn(self) -> float:
+        """Take a turn; an error that nobody thought of costs a line in the log and a second."""
+        try:
+            return self.turn.turn()
+        except Exception:  # noqa: BLE001  # nothing that users can cause may stop the daemon
+            self.log.logger.error("turn.failed", traceback=traceback.format_exc())
+            self.turn.desk.doubtful = True
+            return time.monotonic() + 1.0
 
     def _new_life(self) -> None:
         """Begin again after this life was buried by another: what is still here is taken up like any former life's."""

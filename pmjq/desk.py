@@ -176,6 +176,7 @@ class Desk:
             if claimed.since is not None
         ]
         if self.intent is Intent.KILL:
+            grace = max(grace, plan.SHORTEST_GRACE)
             times += [(run.told or now) + grace for run in self.running.values()]
         return times
 

@@ -58,7 +58,7 @@ class Over:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """An attempt that runs. ``since`` is on the monotonic clock; ``told`` when it was first told to stop."""
+    """An attempt that runs. ``since`` is on the monotonic clock, ``told`` when it was last told to stop."""
 
     attempt: Attempt
     pid: int
@@ -155,6 +155,9 @@ Action = Claim | Start | Return | End | File | Stop
 
 MOST_UNFILED = 32
 """How many ended jobs may lie unfiled for the sake of starting others."""
+
+SHORTEST_GRACE = 0.1
+"""Seconds between TERM and KILL at least, whatever was asked for: a process must get to see the first."""
 
 ENDS_IN_A_SYNC = 8
 
@@ -285,9 +288,11 @@ def _worth_a_sync(view: View) -> bool:
 
 
 def _stops(view: View) -> list[Action]:
+    """Return the signals to send: TERM first, KILL after the grace, and again where that was not enough."""
+    grace = max(view.grace, SHORTEST_GRACE)
     first = tuple(run for run in view.running if run.told is None)
     late = tuple(
-        run for run in view.running if run.told is not None and view.now >= run.told + view.grace
+        run for run in view.running if run.told is not None and view.now >= run.told + grace
     )
     stops: list[Action] = []
     if first:

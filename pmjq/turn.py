@@ -114,15 +114,14 @@ class Turn:
         return self.outside.now()
 
     def idle(self) -> bool:
-        """Tell whether nothing is queued, on its way in, running or unfiled."""
+        """Tell whether nothing is queued, on its way in or running, and filing has done what it can."""
         desk = self.desk
         return (
             desk.scanned
             and not desk.nudges
             and not len(desk.backlog)
             and not desk.backlog.settling()
-            and not desk.in_hand()
-            and not desk.filing
+            and self.quiet()
         )
 
     def quiet(self) -> bool:
