@@ -1,4 +1,7 @@
-"""Users and names as this machine knows them: what a login gives, who a number is, what we are called."""
+"""Users and names as this machine knows them.
+
+What a login gives, who a number is, what we are called.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ import socket
 
 
 def login_environment() -> dict[str, str]:
-    """Return what a login gives a job of this user: no more than that comes from the daemon's own environment."""
+    """Return what a login gives a job of this user.
+
+    No more than that comes from the daemon's own environment.
+    """
     uid = os.geteuid()
     try:
         user = pwd.getpwuid(uid)
@@ -42,7 +48,10 @@ def owner_name(uid: int) -> str:
 
 
 def host_name() -> str:
-    """Return the name of this machine as a node's name: its first label, with odd characters replaced."""
+    """Return the name of this machine as a node's name.
+
+    That is its first label, with odd characters replaced.
+    """
     name = socket.gethostname().partition(".")[0]
     return (
         "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in name).strip(

@@ -176,7 +176,10 @@ class Act:
         )
 
     def _end(self, overs: list[Over], *, claimed: bool) -> None:
-        """Make outcomes durable with one sync, which covers new claims too, then move their jobs."""
+        """Make outcomes durable with one sync, then move their jobs.
+
+        The sync covers new claims too.
+        """
         spool, pauses = self.outside.spool, self.outside.pauses
         wall = self.outside.wall()
         ends = [(over, over.durable or _record(over, wall)) for over in overs]

@@ -36,7 +36,7 @@ class Destination:
         self.device = device
 
     def check(self) -> None:
-        """Raise OSError unless the directory is there, on the file system that it was on at the start.
+        """Raise OSError unless the directory is there, on the file system it was on at the start.
 
         A missing one is not made again: what is missing may be a mount, and the files would be
         hidden below it.
@@ -70,11 +70,17 @@ class Archive:
         return self.failed if record.state in TO_ERROR_DIRECTORY else self.done
 
     def near(self, record: Record) -> bool:
-        """Tell whether a job's destination is on the spool's own file system, so that filing only renames."""
+        """Tell whether a job's destination is on the spool's own file system.
+
+        There, filing only renames.
+        """
         return self.destination(record).device == self._device
 
     def file(self, record: Record) -> None:
-        """File an ended job; repeatable after any failure. Raises OSError if it cannot be filed yet."""
+        """File an ended job; repeatable after any failure.
+
+        Raises OSError if it cannot be filed yet.
+        """
         spool, home = self.spool, self.destination(record)
         stem = f"{home.path}/{job.real_name(record.stem, record.stem_hex)}"
         near = home.device == self._device
@@ -99,13 +105,17 @@ class Archive:
             except OSError as error:
                 if self.disk.stat(path) is None:
                     raise CannotCreateError(
-                        f"{job.shown(path)}: cannot be made: {error.strerror}; make it or name another"
+                        f"{job.shown(path)}: cannot be made: {error.strerror}; "
+                        "make it or name another"
                     ) from error
             stat = self.disk.stat(path)
         return stat.st_dev if stat else 0
 
     def _move(self, source: str, target: str, *, near: bool) -> None:
-        """Move a file or a tree; what has been moved before is not there any more and counts as moved."""
+        """Move a file or a tree.
+
+        What has been moved before is not there any more and counts as moved.
+        """
         if near:
             try:
                 self.disk.rename(source, target)

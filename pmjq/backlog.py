@@ -80,7 +80,10 @@ class Backlog:
             self.put_aside(name, stat, standing, now)
 
     def put_aside(self, name: str, stat: Stat, standing: Standing, now: float) -> None:
-        """Keep an entry out of the queue with its reason, until ``standing.again`` or until it changes."""
+        """Keep an entry out of the queue, with its reason.
+
+        It stays out until ``standing.again`` or until it changes.
+        """
         seen = ready.print_of(stat)
         age = self._age(name, seen, now)
         self._queued.pop(name, None)
@@ -94,7 +97,10 @@ class Backlog:
             heapq.heappush(self._looks, (now + standing.again, name))
 
     def age(self, name: str, stat: Stat, now: float) -> float:
-        """Return for how many seconds an entry has been seen just as it is, and remember that it was seen."""
+        """Return for how many seconds an entry has been seen just as it is.
+
+        That it was seen now is remembered.
+        """
         seen = ready.print_of(stat)
         age = self._age(name, seen, now)
         self._since[name] = (seen, now - age)
@@ -108,7 +114,10 @@ class Backlog:
         self._bad.pop(name, None)
 
     def take(self, most: int) -> list[str]:
-        """Take up to ``most`` names off the head of the queue; each is then claimed, put aside or put back."""
+        """Take up to ``most`` names off the head of the queue.
+
+        Each is then claimed, put aside or put back.
+        """
         head: list[str] = []
         while self._order and len(head) < most:
             appeared, name = heapq.heappop(self._order)

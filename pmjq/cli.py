@@ -49,7 +49,10 @@ VERBS = frozenset(
         "web",
     ]
 )
-"""Words that are verbs when they come first; ``./list`` is a spool of that name. None is built yet."""
+"""Words that are verbs when they come first; ``./list`` is a spool of that name.
+
+None is built yet.
+"""
 
 INTERRUPTED = 130
 
@@ -74,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return NotPermittedError.exit_code
     except OSError as error:
         _say(
-            f"{error.filename or 'the spool'}: {error.strerror or error}; start again when that is mended"
+            f"{error.filename or 'the spool'}: {error.strerror or error}; "
+            "start again when that is mended"
         )
         return TryLaterError.exit_code
     except KeyboardInterrupt:
@@ -90,7 +94,8 @@ def _verb(verb: str, words: list[str]) -> int:
     if "--help" in words:
         click.echo(
             f"Usage: pmjq {verb} [-s SPOOL] [options] [JOB ...]\n\n"
-            f"  Reserved: this version of pmjq ({__version__}) is the daemon only and does not know how to {verb}.\n"
+            f"  Reserved: this version of pmjq ({__version__}) is the daemon only "
+            f"and does not know how to {verb}.\n"
             f"  pmjq ./{verb} starts the daemon on a spool of that name."
         )
         return 0
@@ -110,7 +115,10 @@ class _Seconds(click.FloatRange):
 @click.command(
     "pmjq",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="man pmjq explains it; man pmjq-spool describes the spool on disk. Submit with: cp job.sh SPOOL/",
+    epilog=(
+        "man pmjq explains it; man pmjq-spool describes the spool on disk. "
+        "Submit with: cp job.sh SPOOL/"
+    ),
 )
 @click.argument("spool", metavar="SPOOL")
 @click.option(
@@ -137,14 +145,20 @@ class _Seconds(click.FloatRange):
     "slots",
     metavar="SLOTS",
     type=click.IntRange(min=0),
-    help="Run at most SLOTS jobs at once; 0: none. [default: the usable CPUs; with -C: no fixed number]",
+    help=(
+        "Run at most SLOTS jobs at once; 0: none. "
+        "[default: the usable CPUs; with -C: no fixed number]"
+    ),
 )
 @click.option("--node", metavar="NAME", help="Name of this node. [default: the host name]")
 @click.option(
     "--settle",
     metavar="SECONDS",
     type=_Seconds(),
-    help="For how long a file must stay unchanged before it is run. [default: 0; on a network file system 3 or 35]",
+    help=(
+        "For how long a file must stay unchanged before it is run. "
+        "[default: 0; on a network file system 3 or 35]"
+    ),
 )
 @click.option(
     "--grace",
@@ -243,14 +257,16 @@ def _check_spool(given: str, root: str) -> None:
 def _check_executing(given: str, root: str) -> None:
     if os.statvfs(root).f_flag & os.ST_NOEXEC:
         raise ConfigurationError(
-            f"{given}: is on a file system mounted noexec, so nothing in it can run; remount it with exec"
+            f"{given}: is on a file system mounted noexec, so nothing in it can run; "
+            "remount it with exec"
         )
 
 
 def _check_archive(option: str, path: str | None, root: str) -> None:
     if path is not None and os.path.realpath(path) == os.path.realpath(root):
         raise ConfigurationError(
-            f"{option} {path}: is the spool itself, where ended jobs would be run again; name another"
+            f"{option} {path}: is the spool itself, where ended jobs would be run again; "
+            "name another"
         )
 
 
@@ -289,7 +305,8 @@ def _owners(
     if uid == 0:
         if accept:
             raise ConfigurationError(
-                "--accept-owner: root would run other people's files as root; start pmjq as another user"
+                "--accept-owner: root would run other people's files as root; "
+                "start pmjq as another user"
             )
         stat = os.stat(root)
         private = stat.st_uid == 0 and not stat.st_mode & (0o002 if stat.st_gid == 0 else 0o022)
@@ -299,7 +316,10 @@ def _owners(
                 frozenset(),
                 "another owner's file, and root's daemon runs only root's",
             )
-        reason = "others than root can write this spool, so root's daemon runs nothing in it; chmod go-w, or run as another user"
+        reason = (
+            "others than root can write this spool, so root's daemon runs nothing in it; "
+            "chmod go-w, or run as another user"
+        )
         return frozenset(), frozenset(), reason
     if "ANY" in accept:
         return None, frozenset(), ""

@@ -84,7 +84,8 @@ class Daemon:
         self.log = log
         self.disk = Disk()
         self.machine: Machine = probe.machine()
-        # Several thousand adopted jobs need a descriptor each; jobs get the limit that the daemon was started with.
+        # Several thousand adopted jobs need a descriptor each; jobs get the limit that the
+        # daemon was started with.
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.processes = Processes(descriptors)
         self.state = _Stopping()
@@ -95,12 +96,15 @@ class Daemon:
         self.heart: Heart | None = None
 
     def run(self) -> int:
-        """Serve the spool until told to stop; return the exit code. Raises PmjqError if it cannot begin."""
+        """Serve the spool until told to stop; return the exit code.
+
+        Raises PmjqError if it cannot begin.
+        """
         options = self.options
         spool = Spool(self.disk, options.spool, local=not probe.shared(options.kind))
         identity = spool.prepare(str(uuid.uuid4()))
         held = lock.acquire(identity.uuid, options.node)
-        # A lease that is broken by a writer tells so with SIGIO, whose default is to end the process.
+        # A lease broken by a writer tells so with SIGIO, whose default is to end the process.
         signal.signal(signal.SIGIO, signal.SIG_IGN)
         _raise_descriptors()
         try:
@@ -201,7 +205,10 @@ class Daemon:
         log.info("daemon.stopped", jobs_left_running=left)
 
     def _turns(self) -> None:
-        """Take turns until told to stop, sleeping between them until a nudge or a deadline; runs in a thread."""
+        """Take turns until told to stop, in a thread of their own.
+
+        The thread sleeps between them until a nudge or a deadline.
+        """
         while True:
             if self.state.fenced:
                 self._new_life()
@@ -224,7 +231,10 @@ class Daemon:
             return time.monotonic() + 1.0
 
     def _new_life(self) -> None:
-        """Begin again after this life was buried by another: what is still here is taken up like any former life's."""
+        """Begin again after this life was buried by another.
+
+        What is still here is taken up like any former life's.
+        """
         self.log.logger.error("life.fenced", token=self.turn.spool.token)
         self.state.fenced = False
         intent = self.turn.intent
@@ -324,7 +334,10 @@ class Daemon:
         with contextlib.suppress(OSError):
             turn.spool.publish(self._life(aside))
         service.notify(
-            STATUS=f"{running} running, {len(turn.backlog)} queued, gate {_gate(verdict.open, verdict.reason)}"
+            STATUS=(
+                f"{running} running, {len(turn.backlog)} queued, "
+                f"gate {_gate(verdict.open, verdict.reason)}"
+            )
         )
 
     def _life(self, aside: dict[str, str]) -> Life:

@@ -34,7 +34,10 @@ JUST_NOW = 0.1
 
 @dataclass(slots=True)
 class Doubt:
-    """An attempt of which only its status on disk tells how it stands; ``again``: when to read it next."""
+    """An attempt of which only its status on disk tells how it stands.
+
+    ``again``: when to read it next.
+    """
 
     attempt: Attempt
     since: float
@@ -67,7 +70,10 @@ class Desk:
         self._ends: deque[float] = deque(maxlen=MOST_AHEAD)
 
     def __contains__(self, job_id: str) -> bool:
-        """Tell whether an attempt of this job is in hand, ended ones that are to be filed left out."""
+        """Tell whether an attempt of this job is in hand.
+
+        Ended ones that are to be filed do not count.
+        """
         return any(job_id in place for place in self._places())
 
     def in_hand(self) -> set[str]:
@@ -79,11 +85,11 @@ class Desk:
         return len(self.running) + len(self.starting) + len(self.doubts)
 
     def ahead(self, now: float) -> int:
-        """Return how many jobs are worth claiming before there is room for them: as many as ended just now.
+        """Return how many jobs are worth claiming before there is room for them.
 
-        A claim takes a sync. Where jobs are short, a slot that frees need not wait for it; where
-        they are long, nothing is claimed ahead, so that a job stays in the queue for whoever is
-        first to have room.
+        As many as ended just now: a claim takes a sync. Where jobs are short, a slot that becomes
+        free need not wait for it; where they are long, nothing is claimed ahead, so that a job
+        stays in the queue for whoever is first to have room.
         """
         return sum(1 for end in self._ends if now - end < JUST_NOW)
 

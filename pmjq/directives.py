@@ -68,9 +68,15 @@ def refusal(code: str, head: bytes, *, interpreter: bool = False) -> str:
     """
     match code:
         case "ENOEXEC" if head.startswith(b"\x7fELF"):
-            return f"is a program for another kind of machine ({_machine(head)}); build it for this one"
+            return (
+                f"is a program for another kind of machine ({_machine(head)}); "
+                "build it for this one"
+            )
         case "ENOEXEC":
-            return "is neither a program of this machine nor text; a script starts with #! and its interpreter"
+            return (
+                "is neither a program of this machine nor text; "
+                "a script starts with #! and its interpreter"
+            )
         case "ENOENT" | "ENOTDIR" | "ELOOP" if head.startswith(b"#!"):
             name = interpreter_of(head)
             return f"its interpreter {name} is not on this node; install it or mend the first line"
@@ -81,7 +87,10 @@ def refusal(code: str, head: bytes, *, interpreter: bool = False) -> str:
                 f"its interpreter {interpreter_of(head)} may not be executed; mend the first line"
             )
         case "EACCES" | "EPERM":
-            return f"may not be executed here ({code}); check that the file system is not mounted noexec"
+            return (
+                f"may not be executed here ({code}); "
+                "check that the file system is not mounted noexec"
+            )
         case _:
             return f"cannot be executed ({code})"
 
@@ -90,7 +99,8 @@ def _script(head: bytes) -> Spec | Refusal:
     line = head.partition(b"\n")[0]
     if line.endswith(b"\r"):
         return Refusal(
-            "its first line ends in CR LF, so its interpreter is not found; convert it, for instance with dos2unix"
+            "its first line ends in CR LF, so its interpreter is not found; "
+            "convert it, for instance with dos2unix"
         )
     if len(line) > INTERPRETER_LINE:
         return Refusal(f"its #! line has more than {INTERPRETER_LINE} bytes; shorten it")

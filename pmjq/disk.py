@@ -163,7 +163,10 @@ class Disk:
                 raise
 
     def rmdir(self, path: str) -> bool:
-        """Remove an empty directory; False if it is not empty. One that is gone is as good as removed."""
+        """Remove an empty directory; False if it is not empty.
+
+        One that is gone is as good as removed.
+        """
         try:
             os.rmdir(path)
         except OSError as error:
@@ -182,7 +185,10 @@ class Disk:
             os.close(fd)
 
     def copy(self, source: str, target: str) -> None:
-        """Copy one entry of any type but a directory, with mode, owner where allowed and times, durably."""
+        """Copy one entry of any type but a directory, durably.
+
+        Mode and times are copied with it, and the owner where that is allowed.
+        """
         stat = os.lstat(source)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(target)

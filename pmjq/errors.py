@@ -5,7 +5,7 @@
     +-- NotFoundError             66   no such spool or job
     +-- UnreachableError          69   the spool is there but does not answer
     +-- CannotCreateError         73   a directory or file cannot be made
-    +-- TryLaterError             75   somebody else holds what is needed: a second daemon of one node
+    +-- TryLaterError             75   somebody else has what is needed: a second daemon of one node
     +-- NotPermittedError         77   the file system or the owner says no
     +-- ConfigurationError        78   the set-up is wrong, and starting again will not help
 

@@ -59,7 +59,10 @@ class Filing:
         self._states = {home.path: _State() for home in (self.archive.done, self.archive.failed)}
 
     def due(self, records: Iterable[Record], now: float) -> tuple[Record, ...]:
-        """Return the jobs that may be filed now, some at a time; what the thread has done comes first."""
+        """Return the jobs that may be filed now, some at a time.
+
+        What the thread has done comes first.
+        """
         done = [record for record, _ in self._done]
         if all(state.until > now for state in self._states.values()):
             return tuple(done)
@@ -138,7 +141,7 @@ class Filing:
                 self.wake()
 
     def _clear(self, record: Record) -> None:
-        """Remove the paperwork of a filed job; what cannot be removed now goes at the next start."""
+        """Remove the paperwork of a filed job; what cannot be removed goes at the next start."""
         name = job.real_name(record.name, record.name_hex)
         try:
             alone = record.id in self.alone and threading.current_thread() is not self._thread

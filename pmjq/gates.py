@@ -18,9 +18,12 @@ machine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import exp, inf
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 if TYPE_CHECKING:
     from pmjq.node import Reading
@@ -65,8 +68,7 @@ class Verdict:
 OPEN = Verdict(open=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Contention:
+class Contention(Struct, frozen=True):
     """How many times longer the jobs of this machine stand on a run queue than they run.
 
     CPU time over duration is too small a share where jobs queue for CPUs, and a single count of
@@ -102,8 +104,7 @@ class Contention:
         return max(1.0, self.stood / self.ran)
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
+class Forecast(Struct, frozen=True):
     """What the load average does not tell of our own jobs, as of ``at``.
 
     ``young`` is the sum of cpus * exp(-age / 60) over the ``running`` jobs, ``ghosts`` that of

@@ -14,7 +14,9 @@ Times are UTC. Durations and CPU times are seconds, sizes are bytes.
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
@@ -30,7 +32,7 @@ LONGEST_AFFIX = len(b".") + len(b".json") + len(b".part")
 """What the archive puts around a stem at most: a hidden name under construction."""
 
 
-class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
+class Spec(msgspec.Struct, frozen=True):
     """How the job is to be run, taken from the executable itself.
 
     ``shell``: text without ``#!``, run by ``/bin/sh`` as shells do. ``restartable``: may be run
@@ -42,11 +44,13 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
     directives: tuple[str, ...] = ()
 
 
-class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One claim of one job by one life of a node; the content of ``claim.N.json``."""
 
+    format: int = FORMAT
     id: str
     name: str
+    name_hex: str = ""
     attempt: int
     owner: str
     uid: int
@@ -56,8 +60,6 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
     claimed: datetime
     spec: Spec = Spec()
     refused: str = ""
-    name_hex: str = ""
-    format: int = FORMAT
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -90,24 +92,27 @@ class Status(msgspec.Struct, frozen=True):
     alone: bool = False
 
 
-class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of an attempt, next to the archived job as ``STEM.json``.
 
     ``stem`` is the archived name, chosen once, so that every step of archiving can be repeated.
     """
 
+    format: int = FORMAT
     id: str
     name: str
+    name_hex: str = ""
     state: State
     stem: str
+    stem_hex: str = ""
     owner: str
     uid: int
     node: str
     attempt: int
     queued: datetime
     claimed: datetime
-    ended: datetime
     started: datetime | None = None
+    ended: datetime
     exit_code: int | None = None
     signal: int | None = None
     user_cpu: float | None = None
@@ -115,12 +120,9 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     max_rss: int | None = None
     directives: tuple[str, ...] = ()
     reason: str = ""
-    name_hex: str = ""
-    stem_hex: str = ""
-    format: int = FORMAT
 
 
-class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+class Event(msgspec.Struct, frozen=True):
     """One line of ``events/TOKEN.jsonl``."""
 
     event: str
@@ -197,26 +199,36 @@ def record(
 
 
 def status(text: bytes) -> Status:
-    """Return what the bytes of a ``status.N`` say; a last line that is torn counts for nothing.
+    """Return what the bytes of a ``status.N`` say; a line that is torn or strange counts for nothing.
 
     Unknown lines and further fields are passed over, so that a later version may add some.
     """
-    known: dict[str, object] = {}
+    known: dict[str, Any] = {}
     for line in text.split(b"\n")[:-1]:
-        match line.split():
-            case [b"started", pid, start, at, keeper, keeper_start, *_]:
-                known.update(pid=int(pid), start=int(start), started=float(at))
-                known.update(keeper=int(keeper), keeper_start=int(keeper_start))
-            case [b"exit", code, at, user, system, rss, *_]:
-                usage = Usage(float(user), float(system), int(rss))
-                known.update(code=int(code), ended=float(at), usage=usage)
-            case [b"noexec", error, at, *_]:
-                known.update(error=int(error), ended=float(at))
-            case [b"void", *_]:
-                known.update(void=True)
-            case _:
-                continue
-    return msgspec.convert(known, Status)
+        with contextlib.suppress(ValueError):
+            known |= _said(line.split())
+    return Status(**known)
+
+
+def _said(words: list[bytes]) -> dict[str, Any]:
+    match words:
+        case [b"started", pid, start, at, keeper, keeper_start, *_]:
+            return {
+                "pid": int(pid),
+                "start": int(start),
+                "started": float(at),
+                "keeper": int(keeper),
+                "keeper_start": int(keeper_start),
+            }
+        case [b"exit", code, at, user, system, rss, *_]:
+            usage = Usage(float(user), float(system), int(rss))
+            return {"code": int(code), "ended": float(at), "usage": usage}
+        case [b"noexec", error, at, *_]:
+            return {"error": int(error), "ended": float(at)}
+        case [b"void", *_]:
+            return {"void": True}
+        case _:
+            return {}
 
 
 def _bytes(name: str) -> bytes:

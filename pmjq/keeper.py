@@ -8,13 +8,13 @@ It takes orders from FD, a socket that keeps message boundaries, and reports the
 is on disk, in each attempt's ``status.N``, so a daemon that comes later needs no keeper to tell
 it anything:
 
-- *start*: the process that is to become the job creates ``status.N`` exclusively, as its last act
-before execve. This one call is the start: whoever else may want to start or void the same attempt
-fails from then on. posix_spawn does it in the child; a fork of a Python process would cost more
-than the job it starts (measured: 0.7 ms of CPU time).
-- the keeper then writes ``started PID START AT KEEPER KEEPER_START``, and ``noexec ERRNO AT`` if
-execve failed;
-- it waits for the job and writes ``exit CODE AT USER SYSTEM RSS``.
+* The process that is to become the job creates ``status.N`` exclusively, as its last act before
+  execve. This one call is the start: whoever else may want to start or void the same attempt
+  fails from then on. posix_spawn does it in the child; a fork of a Python process would cost more
+  than the job it starts (measured: 0.7 ms of CPU time).
+* The keeper then writes ``started PID START AT KEEPER KEEPER_START``, and ``noexec ERRNO AT`` if
+  execve failed.
+* It waits for the job and writes ``exit CODE AT USER SYSTEM RSS``.
 
 If the daemon dies the keeper goes on until its last job has ended. If the keeper dies, its jobs
 go on, and only their exit status is lost. It is single-threaded: the directory of a job is set by
@@ -57,7 +57,10 @@ RESET = [
     signal.SIGCHLD,
     signal.SIGIO,
 ]
-"""Signals that the keeper or the daemon ignores or catches, and a job must find as a login gives them."""
+"""Signals that the keeper or the daemon ignores or catches.
+
+A job must find them as a login gives them.
+"""
 
 OUT = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 STATUS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -148,7 +151,10 @@ class Keeper:
         os.chdir("/")
 
     def not_begun(self, order: Order, number: int, flags: int, tries: int) -> None:
-        """Sort out a failed spawn: was it before or after the attempt became ours, which only its status tells."""
+        """Sort out a failed spawn.
+
+        Whether it failed before or after the attempt became ours, only its status tells.
+        """
         key, status = order[0], order[5]
         ours = flags != STATUS or (number != errno.EEXIST and exists(status))
         if ours and number == errno.ETXTBSY and tries < TEXT_BUSY_TRIES:
@@ -190,7 +196,10 @@ class Keeper:
             self.reports += [(*report, alone) for report in ended]
 
     def alone(self) -> bool:
-        """Tell whether every child is a job: what ended jobs left running comes to its subreaper, the keeper."""
+        """Tell whether every child is a job.
+
+        What ended jobs left running comes to its subreaper, the keeper.
+        """
         if not self.adopts or len(self.jobs) > MOST_COUNTED:
             return False
         try:
@@ -243,7 +252,10 @@ class Keeper:
 
 
 def adopt_orphans() -> bool:
-    """Have orphaned descendants become children of this process, prctl(2); False where that cannot be."""
+    """Have orphaned descendants become children of this process; False where that cannot be.
+
+    See PR_SET_CHILD_SUBREAPER in prctl(2).
+    """
     try:
         import ctypes  # noqa: PLC0415  # it may be missing from a small Python
 
@@ -262,7 +274,10 @@ def exists(path: str) -> bool:
 
 
 def start_time(pid: int) -> int:
-    """Return field 22 of /proc/PID/stat, 0 if the process is gone; its name may contain anything."""
+    """Return field 22 of /proc/PID/stat; 0 if the process is gone.
+
+    The name in field 2 may contain anything.
+    """
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
     except OSError:

@@ -20,7 +20,7 @@ BEAT = 15.0
 """Seconds between two beats; a lease is eight of them."""
 
 WIDTH = 20
-"""Digits of the counter: fixed, so that a beat is rewritten in place and never has another length."""
+"""Digits of the counter: fixed, so that a beat rewritten in place never changes its length."""
 
 
 class Heart:
@@ -44,7 +44,10 @@ class Heart:
         self._stop.set()
 
     def beat(self) -> bool:
-        """Beat once; False if the beat is gone, so this life has been buried. Other failures count as silence."""
+        """Beat once; False if the beat is gone, so this life has been buried.
+
+        Other failures count as silence.
+        """
         self.count += 1
         try:
             self.disk.write_at(self.path, 0, f"{self.count:0{WIDTH}}\n".encode())

@@ -33,7 +33,8 @@ def acquire(spool_uuid: str, node: str) -> int:
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise ConfigurationError(
-            f"{directory}: must be a directory that only this user can write; remove it and start again"
+            f"{directory}: must be a directory that only this user can write; "
+            "remove it and start again"
         )
     digest = hashlib.sha256(f"{spool_uuid}/{node}".encode()).hexdigest()[:32]
     path = directory / f"{digest}.lock"

@@ -16,6 +16,7 @@ from pmjq.desk import Doubt
 from pmjq.directives import Refusal
 from pmjq.gates import Verdict
 from pmjq.job import Spec, Status
+from pmjq.node import Reading
 from pmjq.plan import Candidate, Intent, Return, View
 from pmjq.process import Ended, Started, Unkept, Unstarted, Vanished
 from pmjq.ready import Kind
@@ -32,7 +33,7 @@ RESCAN_SHARE = 50
 """A rescan that took a second is not repeated for this many."""
 
 REVISIT = 500
-"""How many entries that are not queued are looked at again in one rescan: a chmod may go unheard."""
+"""How many entries that are not queued one rescan looks at again: a chmod may go unheard."""
 
 MOST_AT_ONCE = 64
 """How many jobs one plan starts at most: signals and ends are looked at in between."""
@@ -43,6 +44,9 @@ STATUS_PATIENCE = 2.0
 
 COARSE = 1_000_000_000
 """ns: a directory's time that is no older may be followed by a change that bears the same time."""
+
+UNREAD = Reading(load=0.0, runnable=1, cpus=1)
+"""Stands for a look at the machine where no gate asks for one."""
 
 GATE_PATIENCE = 1.0
 """Seconds that a gate stays closed before the log says so."""
@@ -102,8 +106,10 @@ class Look:
     def _room(self, now: float) -> int:
         """Return how many jobs the gates let start."""
         outside, desk = self.outside, self.desk
-        reading = outside.reading()
-        desk.contention = desk.contention.sampled(now, reading)
+        reading = UNREAD
+        if outside.settings.limits.load is not None:
+            reading = outside.reading()
+            desk.contention = desk.contention.sampled(now, reading)
         if desk.intent is not Intent.RUN:
             return 0
         most = min(MOST_AT_ONCE, len(desk.backlog) + len(desk.claimed) + 1)
@@ -175,7 +181,7 @@ class Look:
     def _resolve_one(self, doubt: Doubt, now: float) -> None:
         attempt, desk, processes = doubt.attempt, self.desk, self.outside.processes
         before = self.outside.spool.status(attempt)
-        # First who may still write the status, then it again: an end written in between must be seen.
+        # First who may still write it, then the status again: an end in between must be seen.
         kept = before is not None and processes.alive(before.keeper, before.keeper_start)
         status = self.outside.spool.status(attempt)
         key = (attempt.id, attempt.attempt)
@@ -245,7 +251,7 @@ class Look:
         self.desk.doubtful = False
 
     def _refresh(self, now: float) -> None:
-        """Bring the backlog up to date with names that were nudged, are due, or are new in a listing."""
+        """Update the backlog with names that were nudged, are due, or are new in a listing."""
         nudges = self.desk.nudges
         names: dict[str, None] = dict.fromkeys(self.desk.backlog.due(now))
         everything = False
@@ -305,7 +311,10 @@ class Look:
         return found
 
     def _candidate(self, name: str, now: float) -> Candidate | None:
-        """Open and examine an entry at the head of the queue; None if it is not to be claimed now."""
+        """Open and examine an entry at the head of the queue.
+
+        None: it is not to be claimed now.
+        """
         backlog = self.desk.backlog
         look = self.outside.spool.look(name)
         if look is None:

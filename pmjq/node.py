@@ -28,7 +28,7 @@ class Reading(Struct, frozen=True):
     cpus: int
 
 
-class Life(Struct, frozen=True, omit_defaults=True):
+class Life(Struct, frozen=True, kw_only=True):
     """One life of one node's daemon; the content of ``node.json``.
 
     ``machine``, ``boot`` and ``space`` (its pid namespace) tell where ``pid`` means anything, and
@@ -36,6 +36,7 @@ class Life(Struct, frozen=True, omit_defaults=True):
     people: what the daemon sees and why it does not start more.
     """
 
+    format: int = 1
     name: str
     token: str
     machine: str
@@ -57,11 +58,10 @@ class Life(Struct, frozen=True, omit_defaults=True):
     stopping: str = ""
     aside: dict[str, str] = {}
     unfiled: int = 0
-    format: int = 1
 
 
 class Machine(Struct, frozen=True):
-    """Where a daemon runs: the machine, its boot, its pid namespace, and the daemon's own process."""
+    """Where a daemon runs: machine, boot, pid namespace, and the daemon's own process."""
 
     machine: str
     boot: str
@@ -77,7 +77,10 @@ def token(name: str, boot: str, chance: str) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Tell whether a text can name a node: it is part of file names and of lines that people read."""
+    """Tell whether a text can name a node.
+
+    A node's name is part of file names and of lines that people read.
+    """
     return (
         re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}(\.[A-Za-z0-9_-]{1,62}){0,8}", text)
         is not None

@@ -85,7 +85,10 @@ class _Pause:
 
 
 class Pauses:
-    """What failed is left alone for a while: longer each time, one line in the log per kind of failure."""
+    """What failed is left alone for a while, longer each time.
+
+    Each kind of failure is one line in the log.
+    """
 
     def __init__(self, now: Callable[[], float], log: Logger) -> None:
         """Nothing has failed yet."""
@@ -94,7 +97,7 @@ class Pauses:
         self._by_name: dict[str, _Pause] = {}
 
     def until(self, name: str) -> float:
-        """Return before which time something is not to be tried again."""
+        """Return the time before which something is not to be tried again."""
         pause = self._by_name.get(name)
         return pause.until if pause else 0.0
 
@@ -139,7 +142,10 @@ class Outside:
         reading: Callable[[], Reading],
         owner: Callable[[int], str],
     ) -> None:
-        """Take what is handed in. ``now`` is monotonic, ``wall`` the time of day, both in seconds."""
+        """Take what is handed in.
+
+        ``now`` is monotonic, ``wall`` the time of day, both in seconds.
+        """
         self.settings = settings
         self.spool = spool
         self.filing = filing

@@ -61,7 +61,7 @@ class Paperwork(Tree):
         """Make the paperwork of an attempt; the claim comes after it."""
         disk = self.disk
         building = self._spares.pop() if self._spares else self._make_building()
-        disk.write(f"{building}/claim.{attempt.attempt}.json", msgspec.json.encode(attempt))
+        disk.write(f"{building}/claim.{attempt.attempt}.json", msgspec.json.encode(attempt) + b"\n")
         disk.rename(building, f"{self._job}/{attempt.id}")
 
     def _make_building(self) -> str:
@@ -72,10 +72,11 @@ class Paperwork(Tree):
         return building
 
     def places(self, attempt: Attempt) -> Places:
-        """Return where an attempt runs, and give its executable a path that stays when another life takes it over.
+        """Return where an attempt runs, and give its executable a path that stays.
 
-        That is a second link beside the paperwork, under the job's own name; where the file
-        system has none, the job runs from ``run/``.
+        The path stays valid when another life takes the job over: it is a second link beside the
+        paperwork, under the job's own name. Where the file system has no links, the job runs from
+        ``run/``.
         """
         directory, number = f"{self._job}/{attempt.id}", attempt.attempt
         executable = f"{directory}/{executable_name(job.real_name(attempt.name, attempt.name_hex))}"
@@ -169,7 +170,8 @@ class Paperwork(Tree):
     def rewrite_record(self, record: Record) -> None:
         """Write a record that was missing or torn once more."""
         self.disk.write(
-            f"{self._job}/{record.id}/record.{record.attempt}.json", msgspec.json.encode(record)
+            f"{self._job}/{record.id}/record.{record.attempt}.json",
+            msgspec.json.encode(record) + b"\n",
         )
 
     def record_path(self, record: Record) -> str:

@@ -37,7 +37,10 @@ class Intent(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An entry at the head of the queue, settled and examined; or one that can never be run, with the reason."""
+    """An entry at the head of the queue, settled and examined.
+
+    Or one that can never be run, with the reason.
+    """
 
     name: str
     stat: Stat
@@ -46,7 +49,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """An attempt that is over: how it went, why, whether its outcome is durable already, and since when we know."""
+    """An attempt that is over.
+
+    How it went, why, whether its outcome is durable already, and since when we know.
+    """
 
     attempt: Attempt
     status: Status
@@ -58,7 +64,10 @@ class Over:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """An attempt that runs. ``since`` is on the monotonic clock, ``told`` when it was last told to stop."""
+    """An attempt that runs.
+
+    ``since`` is on the monotonic clock; ``told``: when it was last told to stop.
+    """
 
     attempt: Attempt
     pid: int
@@ -69,7 +78,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A job that is claimed and not started. ``since``: when it was claimed; None: it was found so."""
+    """A job that is claimed and not started.
+
+    ``since``: when it was claimed; None: it was found so.
+    """
 
     attempt: Attempt
     since: float | None = None
@@ -157,7 +169,10 @@ MOST_UNFILED = 32
 """How many ended jobs may lie unfiled for the sake of starting others."""
 
 SHORTEST_GRACE = 0.1
-"""Seconds between TERM and KILL at least, whatever was asked for: a process must get to see the first."""
+"""Seconds between TERM and KILL at least, whatever was asked for.
+
+A process must get to see the first.
+"""
 
 ENDS_IN_A_SYNC = 8
 
@@ -208,7 +223,8 @@ def plan(view: View) -> list[Action]:
         others += [End(over) for over in view.over]
     if view.now >= view.return_after:
         others += view.returning
-    # What was claimed now is started with the next plan, and a free slot is worth more than a tidy desk.
+    # What was claimed now is started with the next plan, and a free slot is worth more than a
+    # tidy desk.
     filing = view.filing if not claims or len(view.filing) > MOST_UNFILED else ()
     return [*starts, *claims, *others, *(File(record) for record in filing)]
 
@@ -238,7 +254,10 @@ def _judged(status: Status, *, told: bool) -> tuple[State, str]:
 def unexecuted(
     attempt: Attempt, status: Status, head: bytes, *, interpreter: bool
 ) -> Over | Return:
-    """Return what becomes of an attempt whose execve failed: rejected if that is its own fault, else returned."""
+    """Return what becomes of an attempt whose execve failed.
+
+    It is rejected if that is its own fault, else returned.
+    """
     number = status.error or 0
     code = errno.errorcode.get(number, str(number))
     if number in MISFITS:
@@ -258,7 +277,10 @@ def signal_name(number: int) -> str:
 
 
 def wanted(room: int, ahead: int, claimed: int) -> int:
-    """Return how many jobs to claim: for the room there is, and ahead once half of that is used up."""
+    """Return how many jobs to claim.
+
+    As many as there is room for, and more ahead once half of those ahead are used up.
+    """
     beyond = max(0, claimed - room)
     return room - claimed + (ahead if beyond <= ahead // 2 else 0)
 
@@ -278,7 +300,10 @@ def _claims(view: View) -> list[Action]:
 
 
 def _worth_a_sync(view: View) -> bool:
-    """Tell whether outcomes are to be made durable now: a sync costs the same for one as for many."""
+    """Tell whether outcomes are to be made durable now.
+
+    A sync costs the same for one as for many.
+    """
     return (
         len(view.over) >= ENDS_IN_A_SYNC
         or not view.busy
@@ -288,7 +313,10 @@ def _worth_a_sync(view: View) -> bool:
 
 
 def _stops(view: View) -> list[Action]:
-    """Return the signals to send: TERM first, KILL after the grace, and again where that was not enough."""
+    """Return the signals to send: TERM first, KILL after the grace.
+
+    KILL is sent again where it was not enough.
+    """
     grace = max(view.grace, SHORTEST_GRACE)
     first = tuple(run for run in view.running if run.told is None)
     late = tuple(

@@ -37,10 +37,16 @@ NETWORK = frozenset(
         "davfs",
     }
 )
-"""File systems that other machines may write, where the kernel cannot tell whether a file is still open."""
+"""File systems that other machines may write.
+
+On these the kernel cannot tell whether a file is still open.
+"""
 
 ORDERED = frozenset({"ext2", "ext3", "ext4", "xfs", "tmpfs", "ramfs"})
-"""File systems on which syncing one file makes every earlier rename durable: one journal, kept in order."""
+"""File systems on which syncing one file makes every earlier rename durable.
+
+One journal, kept in order.
+"""
 
 
 START_FIELD = 19
@@ -74,7 +80,10 @@ def machine() -> Machine:
 
 
 def start_time(pid: int) -> int:
-    """Return when a process started, in clock ticks since boot; 0 if there is none, or only a zombie."""
+    """Return when a process started, in clock ticks since boot; 0 if there is none.
+
+    A zombie counts as none.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()
     except OSError:
@@ -90,7 +99,10 @@ def alive(pid: int, start: int) -> bool:
 
 
 def file_system(path: str) -> str:
-    """Return the type of the file system that a path is on, as /proc/mounts has it; empty if unknown."""
+    """Return the type of the file system that a path is on; empty if unknown.
+
+    Types are named as in /proc/mounts.
+    """
     real = os.path.realpath(path)
     device = os.stat(real).st_dev
     best, found = "", ""

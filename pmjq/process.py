@@ -67,7 +67,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Unstarted:
-    """An attempt was not executed. ``tried``: its status says so, so it can never start any more."""
+    """An attempt was not executed.
+
+    ``tried``: its status says so, so it can never start any more.
+    """
 
     key: Key
     error: int
@@ -76,7 +79,10 @@ class Unstarted:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """An attempt's process has ended; ``code`` is negative for a signal. ``alone``: it left no process behind."""
+    """An attempt's process has ended.
+
+    ``code`` is negative for a signal. ``alone``: it left no process behind.
+    """
 
     key: Key
     code: int
@@ -106,7 +112,10 @@ class Processes:
     """The processes of one daemon."""
 
     def __init__(self, descriptors: tuple[int, int] | None = None) -> None:
-        """Start nothing yet. ``descriptors``: RLIMIT_NOFILE, soft and hard, of the keeper and so of the jobs."""
+        """Start nothing yet.
+
+        ``descriptors``: RLIMIT_NOFILE, soft and hard, of the keeper and so of the jobs.
+        """
         self._descriptors = descriptors
         self._epoll = select.epoll()
         self._socket: socket.socket | None = None
@@ -120,14 +129,18 @@ class Processes:
         return self._epoll.fileno()
 
     def start(self, orders: list[Order]) -> None:
-        """Hand attempts to the keeper; how it went is reported. Raises OSError if there is no keeper to be had."""
+        """Hand attempts to the keeper; how it went is reported.
+
+        Raises OSError if there is no keeper to be had.
+        """
         line = self._socket or self._start_keeper()
         for first in range(0, len(orders), ORDERS_IN_A_MESSAGE):
             part = orders[first : first + ORDERS_IN_A_MESSAGE]
             try:
                 line.sendall(marshal.dumps([_plain(order) for order in part]))
             except OSError as error:
-                # Too long an environment for a message, or a keeper that died just now: they are looked at again.
+                # Too long an environment for a message, or a keeper that died just now: they are
+                # looked at again.
                 if error.errno == errno.EMSGSIZE and len(part) > 1:
                     for order in part:
                         self.start([order])
@@ -136,7 +149,7 @@ class Processes:
             self._kept.update(order.key for order in part)
 
     def reports(self) -> list[Report]:
-        """Return what has happened since the last call, without waiting."""
+        """Return what has happened since the last call, without blocking."""
         reports: list[Report] = []
         for fd, _ in self._epoll.poll(0):
             if self._socket is not None and fd == self._socket.fileno():
@@ -166,16 +179,16 @@ class Processes:
         return probe.alive(pid, start)
 
     def find(self, job_id: str) -> tuple[int, int] | None:
-        """Return pid and start time of the eldest process that has this job's id in its environment."""
+        """Return pid and start time of the eldest process with this job's id in its environment."""
         found = _members({job_id}).get(job_id, [])
         pairs = sorted((probe.start_time(pid), pid) for pid in found)
         return next(((pid, start) for start, pid in pairs if start), None)
 
     def signal(self, jobs: Mapping[str, int], number: int) -> None:
-        """Send a signal to the whole tree of each job, given the pids of their first processes by id.
+        """Send a signal to the whole tree of each job.
 
-        A tree is the job's session, its descendants, and whoever still has its PMJQ_ID in the
-        environment.
+        ``jobs``: the pids of their first processes, by id. A tree is the job's session, its
+        descendants, and whoever still has its PMJQ_ID in the environment.
         """
         for job_id, pids in _members(set(jobs), jobs).items():
             del job_id

@@ -85,7 +85,10 @@ class Kind(StrEnum):
 
 
 class Standing(NamedTuple):
-    """What an entry is and why; ``again`` is in how many seconds it is worth another look, if at all."""
+    """What an entry is and why.
+
+    ``again``: in how many seconds it is worth another look, if at all.
+    """
 
     kind: Kind
     reason: str = ""
@@ -123,10 +126,16 @@ PATIENCE_EMPTY = 10.0
 """Seconds an empty executable may stay: long enough for touch, chmod and an editor."""
 
 PATIENCE_LINKED = 2.0
-"""Seconds a second link may stay: programs that write safely link a file and then remove its first name."""
+"""Seconds a second link may stay.
+
+Programs that write safely link a file and then remove its first name.
+"""
 
 SETTLE_UNTOLD = 3.0
-"""Seconds to settle on a local file system that knows no leases, or for a file that is not ours to lease."""
+"""Seconds to settle on a local file system where no lease tells.
+
+Either the file system knows no leases, or the file is not ours to lease.
+"""
 
 AGAIN_BUSY = 0.05
 """Seconds until a file that is open for writing is looked at again; nothing tells of its close."""
@@ -151,7 +160,7 @@ _PLAIN = Standing(Kind.QUEUED)
 
 
 def passed_over(name: str) -> bool:
-    """Tell whether a name is never a job's: hidden, or one that editors and copying programs use."""
+    """Tell whether a name is never a job's: hidden, or used by editors and copying programs."""
     return _PASSED_OVER.match(name) is not None
 
 

@@ -45,7 +45,7 @@ def former_lives(
     """Return the dead lives of this node's name; TryLaterError if one of them lives.
 
     The caller holds this machine's lock for the node and the spool, so a life of this boot that
-    never got as far as to publish itself is dead.
+    never got as far as publishing itself is dead.
     """
     dead: list[Former] = []
     for token, life in sorted(lives.items()):
@@ -62,7 +62,8 @@ def former_lives(
             continue
         elif alive(life.pid, life.start) and life.pid != me.pid:
             raise TryLaterError(
-                f"node {name} is running here already as process {life.pid}; stop that one or give this one another --node"
+                f"node {name} is running here already as process {life.pid}; "
+                "stop that one or give this one another --node"
             )
         else:
             dead.append(Former(token, rebooted=False))
@@ -70,13 +71,19 @@ def former_lives(
 
 
 def take_up(spool: Spool, desk: Desk, former: list[Former], now: float) -> None:
-    """Bury dead lives and put their jobs on the desk. Repeatable: what a crash leaves the next call finishes."""
+    """Bury dead lives and put their jobs on the desk.
+
+    Repeatable: what a crash leaves undone, the next call finishes.
+    """
     for life in former:
         _put(spool, desk, spool.bury(life.token), now, life)
 
 
 def reload(spool: Spool, desk: Desk, now: float) -> list[str]:
-    """Put on the desk what the disk has, and drop what it has not; return the ids that were dropped."""
+    """Put on the desk what the disk has, and drop what it has not.
+
+    Returns the ids that were dropped.
+    """
     spool.clear_tmp()
     here = set(spool.running())
     own = Former(spool.token, rebooted=False)
@@ -89,7 +96,10 @@ def reload(spool: Spool, desk: Desk, now: float) -> list[str]:
 
 
 def load_ended(spool: Spool, desk: Desk) -> None:
-    """Put on the desk the ended jobs that are not archived; a record that is torn is written again from its event."""
+    """Put on the desk the ended jobs that are not archived.
+
+    A record that is torn is written again from its event.
+    """
     torn: list[tuple[str, int]] = []
     for key in spool.ended():
         if key[0] in desk.filing:
@@ -110,7 +120,10 @@ def load_ended(spool: Spool, desk: Desk) -> None:
 
 
 def clear_paperwork(spool: Spool, desk: Desk, node: str, lives: set[str]) -> None:
-    """Remove the paperwork of this node's claims that were never made, or whose jobs are archived."""
+    """Remove the paperwork that no job of this node needs.
+
+    It is that of claims that were never made, or whose jobs are archived.
+    """
     for job_id in spool.paperwork():
         if job_id in desk or job_id in desk.filing:
             continue

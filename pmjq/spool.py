@@ -72,7 +72,8 @@ class Spool(Paperwork):
         text = self.disk.read(path)
         if text is None:
             raise ConfigurationError(
-                f"{job.shown(path)}: missing, so this is not a spool of pmjq; if nothing runs here, remove {OWN}"
+                f"{job.shown(path)}: missing, so this is not a spool of pmjq; "
+                f"if nothing runs here, remove {OWN}"
             )
         try:
             identity = msgspec.json.decode(text, type=Identity)
@@ -80,13 +81,17 @@ class Spool(Paperwork):
             raise ConfigurationError(f"{job.shown(path)}: cannot be understood: {error}") from error
         if identity.format != FORMAT:
             raise ConfigurationError(
-                f"{job.shown(path)}: the spool has format {identity.format}, this pmjq knows format {FORMAT}"
+                f"{job.shown(path)}: the spool has format {identity.format}, "
+                f"this pmjq knows format {FORMAT}"
             )
         self._identity = text
         return identity
 
     def present(self) -> bool:
-        """Tell whether this is still the spool that was there at the start: a share may be unmounted."""
+        """Tell whether this is still the spool that was there at the start.
+
+        A share may be unmounted.
+        """
         return self.disk.read(f"{self.own}/spool.json") == self._identity
 
     def names(self) -> list[str]:
@@ -98,7 +103,7 @@ class Spool(Paperwork):
         return self.disk.stat(f"{self.root}/{name}")
 
     def changed(self) -> int:
-        """Return the time of the last change of the list of entries, in ns of the file system's clock."""
+        """Return when the list of entries last changed, in ns of the file system's clock."""
         stat = self.disk.stat(self.root)
         return stat.st_mtime_ns if stat else 0
 
@@ -109,7 +114,10 @@ class Spool(Paperwork):
     # -- transitions
 
     def claim(self, attempt: Attempt) -> bool:
-        """Move a queued job to this node; False if somebody else has it, or its owner withdrew it."""
+        """Move a queued job to this node.
+
+        False: somebody else has it, or its owner withdrew it.
+        """
         name = job.real_name(attempt.name, attempt.name_hex)
         return self._moved(f"{self.root}/{name}", f"{self._run}/{attempt.id}")
 
@@ -122,13 +130,17 @@ class Spool(Paperwork):
         return self.disk.stat(f"{self._run}/{attempt.id}")
 
     def sync_claims(self) -> None:
-        """Make the claims of this life durable: a job must not be back in the queue after a power cut."""
+        """Make the claims of this life durable.
+
+        A job must not be back in the queue after a power cut.
+        """
         self.disk.sync(self._run)
 
     def give_back(self, attempt: Attempt) -> str | None:
-        """Return a job to the queue and remove its paperwork; the name it got, None if it was fenced.
+        """Return a job to the queue and remove its paperwork.
 
-        Where another job has come to its name meanwhile, a number is added.
+        Returns the name it got, None if this life was fenced. Where another job has come to its
+        name meanwhile, a number is added.
         """
         name = job.real_name(attempt.name, attempt.name_hex)
         baton, free, number = f"{self._run}/{attempt.id}", name, 1
@@ -150,14 +162,17 @@ class Spool(Paperwork):
         return free
 
     def end(self, record: Record) -> bool:
-        """Move a job whose outcome is durable to ``ended/``; False: this life was fenced, the record is void."""
+        """Move a job whose outcome is durable to ``ended/``.
+
+        False: this life was fenced, and the record is void.
+        """
         if record.state is State.REJECTED:
             text = f"pmjq: {record.name}: {record.reason}\n"
             self.disk.write(self.out_path(record), text.encode())
-        # The claim has served: its file becomes the record, since making a file costs more than all else here.
-        # If only half of that happens, the event tells the rest.
+        # The claim has served: its file becomes the record, since making a file costs more than all
+        # else here. If only half of that happens, the event tells the rest.
         claim = f"{self._job}/{record.id}/claim.{record.attempt}.json"
-        self.disk.write(claim, msgspec.json.encode(record))
+        self.disk.write(claim, msgspec.json.encode(record) + b"\n")
         self.disk.rename(claim, self.record_path(record))
         return self._moved(f"{self._run}/{record.id}", self.ended_path(record))
 

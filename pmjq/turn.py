@@ -98,7 +98,10 @@ class Turn:
         self.desk.nudges.append(name)
 
     def turn(self) -> float:
-        """Do what there is to do; return when to come again without a nudge, on the clock ``now``."""
+        """Do what there is to do; return when to come again without a nudge.
+
+        That time is on the clock ``now``.
+        """
         pauses = self.outside.pauses
         for _ in range(PLANS_IN_A_TURN):
             try:
@@ -114,7 +117,7 @@ class Turn:
         return self.outside.now()
 
     def idle(self) -> bool:
-        """Tell whether nothing is queued, on its way in or running, and filing has done what it can."""
+        """Tell whether nothing is queued, coming in or running, and filing has done what it can."""
         desk = self.desk
         return (
             desk.scanned

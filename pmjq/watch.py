@@ -80,7 +80,7 @@ class Watch:
                 try:
                     changes = notify.watch(step, step, CALL, self._stop)
                 except (UnicodeError, WatchfilesRustInternalError):
-                    # A name that is not UTF-8: the events it came with are lost, the names are still there.
+                    # A name that is not UTF-8: the events it came with are lost, the names are not.
                     self.nudge(None)
                     continue
                 if isinstance(changes, set):

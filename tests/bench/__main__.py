@@ -22,7 +22,7 @@ from .backlog import backlog
 from .fileops import fileops
 from .idle import idle
 from .latency import latency
-from .report import Bench, NotMeasuredError, Row, as_json, machine, table
+from .report import Bench, NotInstalledError, NotMeasuredError, Row, as_json, machine, table
 from .throughput import throughput
 
 MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
@@ -67,7 +67,7 @@ def _measure(bench: Bench, names: Sequence[str]) -> tuple[list[Row], bool]:
             found = MEASUREMENTS[name](bench)
         except (NotMeasuredError, OSError, psutil.Error) as reason:
             bench.missing.append(f"{name}: {reason}")
-            failed = True
+            failed |= not isinstance(reason, NotInstalledError)
         else:
             rows += [replace(row, measurement=row.measurement or name) for row in found]
     return rows, failed

@@ -21,6 +21,10 @@ class NotMeasuredError(Exception):
     """A figure could not be taken; the text says why."""
 
 
+class NotInstalledError(NotMeasuredError):
+    """A program that a figure needs is not there: named, but no failure."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One figure: its samples in ``unit``, what the project promises, what a reader should know."""

@@ -32,8 +32,8 @@ KEEPER_WITHIN = 10.0
 LOOK = 0.05
 """Seconds between two looks at the archive.
 
-Listing it takes a millisecond in which nothing can be moved there: looking more often would slow the
-daemon. The end itself is read from the archive's mtime, to the kernel's tick (4 ms).
+Listing it takes a millisecond in which nothing can be moved there: looking more often would slow
+the daemon. The end itself is read from the archive's mtime, to the kernel's tick (4 ms).
 """
 
 
@@ -66,7 +66,7 @@ class Daemon:
         return process.steady(self.pid, MARK, self._value)
 
     def wait_ended(self, count: int, within: float = 120.0) -> float:
-        """Wait until the archive holds ``count`` jobs; return the monotonic time of its last change."""
+        """Wait until the archive holds ``count`` jobs; return when it last changed (monotonic)."""
         deadline = time.monotonic() + within
         while (ended := self.place.ended()) < count:
             self.check_alive()

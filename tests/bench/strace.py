@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import process
-from .report import NotMeasuredError
+from .report import NotInstalledError, NotMeasuredError
 from .running import Daemon
 
 ALL = "all"
@@ -66,7 +66,7 @@ class Trace:
 def tracing(daemon: Daemon, calls: str) -> Iterator[Trace]:
     """Count the calls that match ``calls`` for the length of a ``with`` block."""
     if shutil.which("strace") is None:
-        raise NotMeasuredError("strace is not installed (Debian: strace)")
+        raise NotInstalledError("strace is not installed (Debian: strace)")
     keepers = daemon.keepers()
     parties = {"daemon": {daemon.pid}, "keeper": keepers}
     log = daemon.place.root / "strace.log"

@@ -1,0 +1,202 @@
+"""The rules of an executable's first bytes: how to run it, or why it cannot be run."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pmjq.directives import HEAD, INTERPRETER_LINE, Refusal, interpreter_of, refusal, spec
+from pmjq.job import Spec
+
+DIRECT, SHELL = Spec(), Spec(shell=True)
+
+
+def elf(machine: int, order: int = 1) -> bytes:
+    """Return the beginning of a program for a machine; ``order``: 1 little, 2 big endian."""
+    number = struct.pack("<H" if order == 1 else ">H", machine)
+    return b"\x7fELF\x02" + bytes([order]) + bytes(10) + b"\x02\x00" + number + bytes(40)
+
+
+def refused(head: bytes) -> str:
+    """Return why a head is refused."""
+    verdict = spec(head)
+    assert isinstance(verdict, Refusal)
+    return verdict.reason
+
+
+# --- what it is
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"#!/bin/sh\necho\n", DIRECT),
+        (b"#! /usr/bin/env python3", DIRECT),
+        (b"#!/bin/sh\n" + bytes(100), DIRECT),
+        (b"#!/bin/sh\nold dos line\r\n", DIRECT),
+        (elf(62), DIRECT),
+        (b"MZ\x90\0", DIRECT),
+        (b"\0", DIRECT),
+        (b"e\0c\0h\0o\0", DIRECT),
+        (b"echo hello\n", SHELL),
+        (b"echo hello", SHELL),
+        (b"\n\necho\n", SHELL),
+        ("echo größe\n".encode(), SHELL),
+        (b"echo gr\xf6sse\n", SHELL),
+        (b"echo\t\x0c\x1b[1m\n", SHELL),
+        (b"echo a\necho b\r\n", SHELL),
+        (b" #!/bin/sh\n", SHELL),
+    ],
+)
+def test_how_to_run(head: bytes, expected: Spec) -> None:
+    """A program and a script with ``#!`` are executed as they are, other text by the shell."""
+    assert spec(head) == expected
+
+
+@pytest.mark.parametrize("number", [*range(9), *range(14, 27), *range(28, 32), 127])
+def test_control_characters_are_no_text(number: int) -> None:
+    """What has bytes that no text has is left to the kernel, not fed to a shell."""
+    assert spec(b"echo " + bytes([number]) + b"\n") == DIRECT
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (b"\xef\xbb\xbf#!/bin/sh\n", ["byte order mark", "without"]),
+        (b"\xef\xbb\xbf", ["byte order mark"]),
+        (b"#!/bin/sh\r\necho\r\n", ["CR LF", "interpreter", "dos2unix"]),
+        (b"#!/usr/bin/env python3\r", ["CR LF"]),
+        (b"echo hello\r\n", ["CR LF", "dos2unix"]),
+        (b"\r\n", ["CR LF"]),
+        (b"#!", ["no interpreter", "#!/bin/sh"]),
+        (b"#! \t\necho\n", ["no interpreter"]),
+    ],
+)
+def test_refused_with_what_to_do(head: bytes, words: list[str]) -> None:
+    """What can never run is refused in words that a person can act on."""
+    reason = refused(head)
+    assert [word for word in words if word not in reason] == []
+
+
+def test_longest_interpreter_line() -> None:
+    """The kernel reads 256 bytes of a ``#!`` line with its end, and silently cuts the rest."""
+    longest = b"#!/bin/sh -".ljust(INTERPRETER_LINE, b"x")
+    assert spec(longest + b"\n") == DIRECT
+    assert str(INTERPRETER_LINE) in refused(longest + b"x\n")
+
+
+@given(st.binary(max_size=300) | st.binary(max_size=300).map(lambda data: b"#!" + data))
+def test_any_bytes_have_an_answer(head: bytes) -> None:
+    """Nothing that a file may begin with stops the daemon."""
+    verdict = spec(head)
+    assert isinstance(verdict, Spec) or verdict.reason
+
+
+# --- directives
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"#PMJQ restartable\n", ("restartable",)),
+        (b"# PMJQ restartable\n", ("restartable",)),
+        (b"#PMJQ\trestartable", ("restartable",)),
+        (b"  #PMJQ restartable  \n", ("restartable",)),
+        (b"#PMJQ restartable\r\n", ("restartable",)),
+        (b"# about\n\n#PMJQ a b\n# more\n#PMJQ c\n", ("a", "b", "c")),
+        (b"#PMJQ mail=ann\xff\n", ("mail=ann\ufffd",)),
+        (b"#PMJQ\n#PMJQ  \n", ()),
+        (b"#PMJQrestartable\n", ()),
+        (b"#pmjq restartable\n", ()),
+        (b"##PMJQ restartable\n", ()),
+        (b"#  PMJQ restartable\n", ()),
+        (b"# see #PMJQ restartable\n", ()),
+        (b"echo\n#PMJQ restartable\n", ()),
+        (b"#PMJQ a\necho\n#PMJQ restartable\n", ("a",)),
+        (b"x='\n#PMJQ restartable'\n", ()),
+    ],
+)
+def test_directives_stand_in_the_leading_comments(text: bytes, words: tuple[str, ...]) -> None:
+    """The words of ``#PMJQ`` lines count up to the first line of code, with ``#!`` or without."""
+    restartable = "restartable" in words
+    assert spec(b"#!/bin/sh\n" + text) == Spec(directives=words, restartable=restartable)
+    assert spec(b"\n" + text) == Spec(shell=True, directives=words, restartable=restartable)
+
+
+@pytest.mark.parametrize("mark", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_only_a_newline_ends_a_line(mark: str) -> None:
+    """A line of a comment ends where the interpreter's does, whatever else Unicode calls a line's end."""
+    text = f"#!/bin/sh\n# one{mark}two\n#PMJQ restartable\n"
+    assert spec(text.encode()) == Spec(restartable=True, directives=("restartable",))
+    assert spec(f"#!/bin/sh\n# say{mark}#PMJQ restartable\n".encode()) == DIRECT
+
+
+def test_head_is_enough_for_long_comments() -> None:
+    """A directive below a licence is found."""
+    comment = b"#!/bin/sh\n" + b"# licence\n" * 2000 + b"#PMJQ restartable\n"
+    assert len(comment) < HEAD
+    assert spec(comment) == Spec(restartable=True, directives=("restartable",))
+
+
+# --- a failed execve
+
+
+@pytest.mark.parametrize(
+    ("code", "head", "words"),
+    [
+        ("ENOEXEC", elf(183), ["another kind of machine", "AArch64", "build"]),
+        ("ENOEXEC", elf(22, order=2), ["s390x"]),
+        ("ENOEXEC", elf(62), ["x86-64"]),
+        ("ENOEXEC", elf(4711), ["machine number 4711"]),
+        ("ENOEXEC", b"\x7fELF", ["machine number 0"]),
+        ("ENOEXEC", b"\0\1\2", ["neither a program", "nor text", "#!"]),
+        ("ENOENT", b"#!/opt/perl -w\n", ["interpreter /opt/perl", "install"]),
+        ("ENOTDIR", b"#!/etc/passwd/x\n", ["interpreter /etc/passwd/x"]),
+        ("ELOOP", b"#! /a/loop\n", ["interpreter /a/loop"]),
+        ("ENOENT", elf(62), ["program loader", "build"]),
+        ("EACCES", b"#!/etc/passwd\n", ["interpreter /etc/passwd", "may not be executed"]),
+        ("EACCES", elf(62), ["may not be executed", "EACCES", "noexec"]),
+        ("EPERM", b"#!/bin/sh\n", ["may not be executed", "EPERM"]),
+        ("E2BIG", b"#!/bin/sh\n", ["cannot be executed", "E2BIG"]),
+        ("ENOTDIR", elf(62), ["ENOTDIR"]),
+    ],
+)
+def test_failed_execve_is_told_with_what_to_do(code: str, head: bytes, words: list[str]) -> None:
+    """One errno stands for several mistakes; the first bytes tell which."""
+    reason = refusal(code, head)
+    assert [word for word in words if word not in reason] == []
+
+
+def test_not_the_interpreter() -> None:
+    """With its interpreter in place, a script that may not be executed is on a noexec mount."""
+    assert "noexec" in refusal("EACCES", b"#!/bin/sh\n", interpreter=True)
+
+
+def test_interpreter_in_place_is_not_said_to_be_missing() -> None:
+    """An interpreter may be there and lack its own loader: then it needs no installing."""
+    assert "is not on this node; install it" not in refusal("ENOENT", b"#!/bin/x\n", interpreter=True)
+
+
+def test_script_is_not_told_to_begin_with_an_interpreter_that_it_has() -> None:
+    """ENOEXEC for a script is its interpreter's: a file that is no program."""
+    assert "/opt/garbage" in refusal("ENOEXEC", b"#!/opt/garbage\n", interpreter=True)
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"#!/bin/sh", "/bin/sh"),
+        (b"#! /usr/bin/env python3\nx", "/usr/bin/env"),
+        (b"#!\n/bin/sh", ""),
+        (b"#!", ""),
+        (b"/bin/sh", ""),
+        (b"", ""),
+        (b"#!/\xff", "/\\xff"),
+    ],
+)
+def test_interpreter_of(head: bytes, expected: str) -> None:
+    """The interpreter is the first word after ``#!``."""
+    assert interpreter_of(head) == expected
