@@ -226,7 +226,7 @@ class Daemon:
         try:
             return self.turn.turn()
         except Exception:  # noqa: BLE001  # nothing that users can cause may stop the daemon
-            self.log.logger.error("turn.failed", traceback=traceback.format_exc())
+            self.log.logger.exception("turn.failed", traceback=traceback.format_exc())
             self.turn.desk.doubtful = True
             return time.monotonic() + 1.0
 

@@ -199,9 +199,10 @@ def record(
 
 
 def status(text: bytes) -> Status:
-    """Return what the bytes of a ``status.N`` say; a line that is torn or strange counts for nothing.
+    """Return what the bytes of a ``status.N`` say.
 
-    Unknown lines and further fields are passed over, so that a later version may add some.
+    A line that is torn or strange counts for nothing. Unknown lines and further fields are passed
+    over, so that a later version may add some.
     """
     known: dict[str, Any] = {}
     for line in text.split(b"\n")[:-1]:
