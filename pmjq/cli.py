@@ -207,13 +207,15 @@ def daemon(spool: str, **options: Any) -> int:  # noqa: ANN401  # as click hands
     from pmjq.log import Log
     from pmjq.plan import Intent
 
+    if not spool:
+        raise UsageError("SPOOL is empty; name the directory that jobs are put in")
     root = os.path.abspath(spool)
     _check_spool(spool, root)
     _check_executing(spool, root)
     name = options["node"] or host_name()
     if not nodes.is_name(name):
         raise ConfigurationError(
-            f"--node {name}: a node's name has letters, digits, - and _, at most 63"
+            f"--node {name}: a node's name has letters, digits, - and _, and dots between them"
         )
     archive, errors = _absolute(options["archive"]), _absolute(options["errors"])
     _check_archive("-o", archive, root)
@@ -227,7 +229,9 @@ def daemon(spool: str, **options: Any) -> int:  # noqa: ANN401  # as click hands
             spool=root,
             node=name,
             limits=Limits(options["load"], slots),
-            rules=_rules(root, kind, options["settle"], options["accept"]),
+            rules=_rules(
+                root, kind, options["settle"], options["accept"], _inside(root, archive, errors)
+            ),
             archive=archive,
             errors=errors,
             grace=options["grace"],
@@ -274,7 +278,16 @@ def _absolute(path: str | None) -> str | None:
     return None if path is None else os.path.abspath(path)
 
 
-def _rules(root: str, kind: str, settle: float | None, accept: tuple[str, ...]) -> Rules:
+def _inside(root: str, *paths: str | None) -> frozenset[str]:
+    """Return the names in the spool that are the daemon's own archives."""
+    own = (os.path.realpath(path) for path in paths if path is not None)
+    real = os.path.realpath(root)
+    return frozenset(os.path.basename(path) for path in own if os.path.dirname(path) == real)
+
+
+def _rules(
+    root: str, kind: str, settle: float | None, accept: tuple[str, ...], own: frozenset[str]
+) -> Rules:
     """Return what this daemon takes: whose files, and how long they must have stayed unchanged."""
     from pmjq import probe
     from pmjq.ready import Rules
@@ -291,6 +304,7 @@ def _rules(root: str, kind: str, settle: float | None, accept: tuple[str, ...]) 
         settle=long,
         settle_moved=moved,
         kernel_tells=not shared,
+        own=own,
     )
 
 

@@ -118,7 +118,8 @@ class Daemon:
     def _begin(self, spool: Spool) -> Turn:
         """Begin a life: make it known, take up what earlier ones left."""
         options = self.options
-        former = recovery.former_lives(spool.lives(), options.node, self.machine, probe.alive)
+        lives = spool.lives()
+        former = recovery.former_lives(lives, options.node, self.machine, probe.alive)
         spool.token = node.token(options.node, self.machine.boot, uuid.uuid4().hex)
         spool = Spool(self.disk, spool.root, spool.token, local=spool.local)
         spool.identify()
@@ -149,7 +150,7 @@ class Daemon:
         )
         self.turn = turn
         self._publish(force=True)
-        turn.begin(former)
+        turn.begin(former, recovery.strangers(lives, options.node, self.machine))
         self.heart.start()
         return turn
 
@@ -225,7 +226,7 @@ class Daemon:
         """Take a turn; an error that nobody thought of costs a line in the log and a second."""
         try:
             return self.turn.turn()
-        except Exception:  # noqa: BLE001  # nothing that users can cause may stop the daemon
+        except Exception:  # nothing that users can cause may stop the daemon
             self.log.logger.exception("turn.failed", traceback=traceback.format_exc())
             self.turn.desk.doubtful = True
             return time.monotonic() + 1.0
@@ -276,10 +277,9 @@ class Daemon:
         if state.signals == 1:
             terminal = number == signal.SIGINT and sys.stdin.isatty()
             asked = self.options.on_stop
-            turn.intent = (
-                Intent.WAIT if asked is Intent.LEAVE and (terminal or self.options.once) else asked
-            )
-        elif state.signals == SECOND and turn.intent is not Intent.KILL:
+            patient = asked is Intent.LEAVE and (terminal or self.options.once)
+            turn.intent = Intent.WAIT if patient else asked
+        elif turn.intent is Intent.WAIT:
             turn.intent = Intent.KILL
         else:
             turn.intent = Intent.LEAVE
@@ -369,8 +369,6 @@ class Daemon:
 
 
 BEGAN = time.time()
-
-SECOND = 2
 
 MOST_ASIDE = 100
 """How many entries that are not queued node.json names."""

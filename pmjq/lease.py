@@ -3,7 +3,7 @@
 Others judge by content whether this node lives; nobody compares clocks. The beat is written in
 place and never created a second time: a life that was buried finds it gone, and then knows. The
 thread does nothing else, so that no slow disk call of the daemon can make a living node look
-dead. Judging others comes with several nodes.
+dead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from pmjq.disk import Disk
 
 BEAT = 15.0
-"""Seconds between two beats; a lease is eight of them."""
+"""Seconds between two beats."""
+
+LEASE = 8 * BEAT
+"""Seconds of silence after which a life counts as dead."""
 
 WIDTH = 20
 """Digits of the counter: fixed, so that a beat rewritten in place never changes its length."""
@@ -62,3 +65,33 @@ class Heart:
             if not self.beat():
                 self.fenced()
                 return
+
+
+class Silence:
+    """For how long other lives have been silent, judged by the content of their beats.
+
+    Silence is counted over this observer's own looks and on its own clock only.
+    """
+
+    def __init__(self, read: Callable[[str], bytes | None], tokens: list[str]) -> None:
+        """Take how to read the beat of a life, and the lives to judge."""
+        self._read = read
+        self._heard: dict[str, tuple[bytes | None, float]] = {}
+        self.tokens = list(tokens)
+        self._next = 0.0
+
+    def dead(self, now: float) -> list[str]:
+        """Return the lives whose beat has stood still for the lease; each is told of once."""
+        if not self.tokens or now < self._next:
+            return []
+        self._next = now + BEAT
+        silent: list[str] = []
+        for token in list(self.tokens):
+            beat = self._read(token)
+            before, since = self._heard.get(token, (None, now))
+            if token not in self._heard or beat != before:
+                self._heard[token] = (beat, now)
+            elif now - since >= LEASE:
+                self.tokens.remove(token)
+                silent.append(token)
+        return silent

@@ -240,6 +240,12 @@ class Paperwork(Tree):
                 self._as_new = (stat.st_mode, stat.st_uid, stat.st_gid)
         return self._as_new or (0, 0, 0)
 
+    def clear_archived(self, job_id: str) -> None:
+        """Remove what is left of the paperwork of a job that has neither claim nor record there."""
+        directory = f"{self._job}/{job_id}"
+        if not any(name.startswith(("claim.", "record.")) for name in self._list(directory)):
+            self.remove(directory)
+
     def clear_tmp(self) -> None:
         """Remove what this life left under construction."""
         spare = {path.rpartition("/")[2] for path in self._spares}

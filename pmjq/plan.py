@@ -245,7 +245,7 @@ def _judged(status: Status, *, told: bool) -> tuple[State, str]:
     if code == 0:
         return State.DONE, ""
     if told:
-        return State.CANCELLED, "the daemon was stopped with --on-stop kill"
+        return State.CANCELLED, "ended by the daemon, which was told to stop its jobs"
     if code < 0:
         return State.FAILED, f"ended by signal {-code} ({signal_name(-code)})"
     return State.FAILED, f"exit code {code}"

@@ -111,7 +111,7 @@ class Rules:
     ``uids``: owners whose files it runs, None for anybody's. ``refusal``: why it takes no
     other's. ``settle``, ``settle_moved``: seconds for which an entry must stay the same before it
     is run, the second for one that was renamed or chmodded after its last write.
-    ``kernel_tells``: a local file system.
+    ``kernel_tells``: a local file system. ``own``: names of the daemon's own archives.
     """
 
     uids: frozenset[int] | None
@@ -120,6 +120,7 @@ class Rules:
     settle: float = 0.0
     settle_moved: float = 0.0
     kernel_tells: bool = True
+    own: frozenset[str] = frozenset()
 
 
 PATIENCE_EMPTY = 10.0
@@ -166,6 +167,8 @@ def passed_over(name: str) -> bool:
 
 def standing(name: str, stat: Stat, rules: Rules, age: float) -> Standing:
     """Return what an entry is; ``age`` is for how many seconds it has been seen just so."""
+    if name in rules.own:
+        return Standing(Kind.PASSED_OVER, "this daemon's archive")
     if passed_over(name):
         return Standing(Kind.PASSED_OVER, "hidden or temporary name; rename it to submit it")
     if rules.uids is not None and stat.st_uid not in rules.uids and stat.st_gid not in rules.gids:

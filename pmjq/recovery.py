@@ -70,6 +70,21 @@ def former_lives(
     return dead
 
 
+def strangers(lives: dict[str, Life | None], name: str, me: Machine) -> list[str]:
+    """Return the lives of this node's name that only their beat can tell about.
+
+    Those of this machine in another pid namespace: a container that has gone, or still is.
+    """
+    return [
+        token
+        for token, life in sorted(lives.items())
+        if life is not None
+        and life.name == name
+        and (life.machine, life.boot) == (me.machine, me.boot)
+        and life.space != me.space
+    ]
+
+
 def take_up(spool: Spool, desk: Desk, former: list[Former], now: float) -> None:
     """Bury dead lives and put their jobs on the desk.
 
@@ -120,15 +135,20 @@ def load_ended(spool: Spool, desk: Desk) -> None:
 
 
 def clear_paperwork(spool: Spool, desk: Desk, node: str, lives: set[str]) -> None:
-    """Remove the paperwork that no job of this node needs.
+    """Remove the paperwork that no job needs.
 
-    It is that of claims that were never made, or whose jobs are archived.
+    That is the paperwork of this node's claims that were never made, and, whoever's it was, what
+    is left of jobs that are archived: it has neither claim nor record any more.
     """
-    for job_id in spool.paperwork():
-        if job_id in desk or job_id in desk.filing:
+    papers = spool.paperwork()
+    ended = {job_id for job_id, _ in spool.ended()}
+    for job_id in papers:
+        if job_id in desk or job_id in desk.filing or job_id in ended:
             continue
         attempt = spool.attempt(job_id)
-        if attempt is not None and attempt.node == node and attempt.token not in lives:
+        if attempt is None:
+            spool.clear_archived(job_id)
+        elif attempt.node == node and attempt.token not in lives:
             name = job.real_name(attempt.name, attempt.name_hex)
             spool.clear(job_id, attempt.attempt, name)
 

@@ -192,6 +192,10 @@ class Spool(Paperwork):
         """Return the path of this life's beat."""
         return f"{self.own}/node/{self.token}/beat"
 
+    def beat(self, token: str) -> bytes | None:
+        """Return the beat of a life, None if it is gone."""
+        return self.disk.read(f"{self.own}/node/{token}/beat")
+
     def publish(self, node: msgspec.Struct) -> None:
         """Replace this life's ``node.json``."""
         path = f"{self.own}/node/{self.token}/node.json"

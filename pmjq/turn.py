@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pmjq import plan, recovery
 from pmjq.act import Act
 from pmjq.desk import Desk
+from pmjq.lease import LEASE, Silence
 from pmjq.look import Look
 from pmjq.outside import Outside, Settings
 from pmjq.plan import Intent
@@ -53,6 +54,7 @@ class Turn:
         """Take the outside things; ``begin`` touches the spool."""
         self.outside = Outside(settings, spool, filing, processes, log, now, wall, reading, owner)
         self.desk = Desk(settings.rules)
+        self._silence = Silence(spool.beat, [])
         self._look = Look(self.outside, self.desk)
         self._act = Act(self.outside, self.desk)
 
@@ -85,8 +87,12 @@ class Turn:
     def intent(self, intent: Intent) -> None:
         self.desk.intent = intent
 
-    def begin(self, former: list[recovery.Former]) -> None:
-        """Take up what earlier lives left; OSError if the spool does not let us."""
+    def begin(self, former: list[recovery.Former], strangers: list[str] | None = None) -> None:
+        """Take up what earlier lives left; OSError if the spool does not let us.
+
+        ``strangers`` are lives of this node of which only the beat tells: they are judged later.
+        """
+        self._silence = Silence(self.spool.beat, strangers or [])
         spool, desk = self.spool, self.desk
         recovery.take_up(spool, desk, former, self.outside.now())
         recovery.load_ended(spool, desk)
@@ -105,6 +111,7 @@ class Turn:
         pauses = self.outside.pauses
         for _ in range(PLANS_IN_A_TURN):
             try:
+                self._take_up_silent()
                 view = self._look.view()
             except OSError as error:
                 pauses.failed("look", error)
@@ -131,6 +138,14 @@ class Turn:
         """Tell whether nothing runs, and what has ended is filed or only waits for its archive."""
         desk = self.desk
         return not desk.in_hand() and not self.filing.soon(desk.filing.values(), self.outside.now())
+
+    def _take_up_silent(self) -> None:
+        """Take up the jobs of a life of this node that has fallen silent, as after a reboot."""
+        now = self.outside.now()
+        for token in self._silence.dead(now):
+            self.outside.log.warning("life.silent", token=token, seconds=LEASE)
+            former = [recovery.Former(token, rebooted=True)]
+            recovery.take_up(self.spool, self.desk, former, now)
 
     def _wake(self) -> float:
         now = self.outside.now()

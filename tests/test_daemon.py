@@ -107,14 +107,16 @@ def test_job_has_its_own_session(live: Live) -> None:
 
 def test_descriptors_and_signals_are_clean(live: Live) -> None:
     """A job reads from /dev/null, inherits no other descriptor, and ignores and blocks no signal."""
-    script = "readlink /proc/$$/fd/* | sort -u; grep -E 'Sig(Blk|Ign)' /proc/$$/status\n"
+    script = "readlink /proc/$$/fd/* | sort -u; grep -E 'Sig(Blk|Ign)' /proc/$$/status | cut -f2\n"
     live.drop("clean", script)
     filed = live.ended("clean")
     links = {line for line in filed.text.splitlines() if line.startswith("/")}
     own = f"{live.spool}/.pmjq/job/{filed.record.id}"
     # The shell has its script open.
     assert links == {"/dev/null", f"{own}/out.1", f"{own}/clean"}
-    assert filed.text.count("\t0000000000000000\n") == 2
+    blocked, ignored = (int(line, 16) for line in filed.text.splitlines()[-2:])
+    # 32 and 33 are the C library's own, which whoever started the tests may ignore.
+    assert (blocked, ignored & 0x7FFFFFFF) == (0, 0)
 
 
 def test_limit_of_descriptors_is_what_the_daemon_was_started_with(live: Live) -> None:
@@ -248,16 +250,17 @@ def test_without_archive_jobs_stay_in_the_spool_tree(tmp_path: Path) -> None:
 
 def test_hundreds_of_running_jobs_are_adopted(tmp_path: Path) -> None:
     """After a kill -9 the next daemon has every one of 300 running jobs and their true ends."""
-    with Live(tmp_path, "-j", "300", before=("sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh")) as live:
+    with Live(tmp_path, "-j", "301", before=("sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh")) as live:
         gate = live.gate("all")
         for number in range(300):
             name = f"j{number}"
             live.drop(name, f"{live.side_effect(name)}{gate.wait}echo {name}\nexit {number % 200}\n")
-        eventually(lambda: len(os.listdir(live.side)) == 301, within=60, what="all run")
+        eventually(lambda: len(os.listdir(live.side)) == 300, within=60, what="all run")
         live.kill()
         live.start()
         live.drop("one more")
-        assert live.filed() == []
+        live.ended("one more")
+        assert len(live.filed()) == 1
         gate.open()
         eventually(lambda: len(live.filed()) == 301, within=60, what="all are filed")
         for number in range(300):
@@ -270,7 +273,9 @@ def test_hundreds_of_running_jobs_are_adopted(tmp_path: Path) -> None:
 
 
 def _refused(live: Live) -> tuple[int, str]:
-    done = subprocess.run(live.command, check=False, capture_output=True, text=True, env=live.environment)
+    done = subprocess.run(
+        live.command, check=False, capture_output=True, text=True, env=live.environment, timeout=20
+    )
     assert done.stdout == ""
     assert done.stderr.startswith("pmjq: ")
     assert done.stderr.count("\n") == 1

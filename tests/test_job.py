@@ -270,6 +270,14 @@ def test_strange_record_is_no_record(changes: dict[str, str]) -> None:
         msgspec.json.decode(text, type=Record)
 
 
+@pytest.mark.parametrize("value", [RECORD, attempt()])
+def test_unknown_format_is_refused(value: Record | Attempt) -> None:
+    """What was written in another format is not guessed at; both numbers are named."""
+    text = json.dumps(json.loads(msgspec.json.encode(value)) | {"format": job.FORMAT + 1})
+    with pytest.raises(msgspec.ValidationError, match=f"{job.FORMAT + 1}.*{job.FORMAT}"):
+        msgspec.json.decode(text, type=type(value))
+
+
 def test_record_of_a_later_version_may_have_more() -> None:
     """Keys that are not known are passed over."""
     text = json.dumps(json.loads(msgspec.json.encode(RECORD)) | {"colour": "blue"})

@@ -46,7 +46,7 @@ def items(lines: list[str], macro: str = "") -> list[str]:
 
 def option_names() -> set[str]:
     """Return the options that the command takes."""
-    parameters = cli.daemon.get_params(click.Context(cli.daemon))
+    parameters = cli.daemon.get_params(click.Context(cli.daemon, **cli.daemon.context_settings))
     named = {name for parameter in parameters for name in parameter.opts}
     return {name for name in named if name.startswith("-")}
 
@@ -65,13 +65,13 @@ def test_every_option_is_described_and_no_other() -> None:
 
 def test_no_page_names_an_option_that_does_not_exist() -> None:
     """Every Fl anywhere is an option of the command."""
-    assert flags(COMMAND.read_text()) <= option_names() | {"-help"}
+    assert flags(COMMAND.read_text()) <= option_names()
     assert flags(SPOOL.read_text()) <= option_names()
 
 
 def test_the_synopsis_has_every_option() -> None:
     """SYNOPSIS and DESCRIPTION agree."""
-    synopsis = "\n".join(section(COMMAND, "SYNOPSIS")).replace("| -help", "| Fl -help")
+    synopsis = "\n".join(section(COMMAND, "SYNOPSIS"))
     assert flags(synopsis) == option_names()
 
 
@@ -104,7 +104,7 @@ def test_every_exit_code_is_described() -> None:
 
 def test_every_log_event_is_described_and_no_other() -> None:
     """LOG names the events that the code logs."""
-    logged = re.findall(r'\b(?:info|warning|error|say)\(\s*f?"([\w{}]+\.\w+)"', SOURCE)
+    logged = re.findall(r'\b(?:info|warning|error|exception|say)\(\s*f?"([\w{}]+\.\w+)"', SOURCE)
     tried = set(re.findall(r'pauses\.failed\("(\w+)"', SOURCE))
     assert tried
     expected = {event for event in logged if "{" not in event}

@@ -1,0 +1,372 @@
+"""The rules of the desk: every attempt in one place, and the gate's view of our own jobs with it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pmjq import plan
+from pmjq.desk import JUST_NOW, MOST_AHEAD, Desk, Doubt
+from pmjq.gates import Verdict
+from pmjq.job import Spec, Status, Usage
+from pmjq.plan import Claimed, Intent, Over, Return, Run
+from pmjq.ready import Kind, Rules, Standing
+from pmjq.state import State
+from values import FakeStat, attempt
+
+A = attempt(id="a")
+RESTARTABLE = attempt(id="a", spec=Spec(restartable=True))
+PLACES = ["claimed", "starting", "running", "doubts", "over", "returning"]
+GRACE = 10.0
+
+
+@pytest.fixture
+def desk() -> Desk:
+    """Return a desk with nothing in hand."""
+    return Desk(Rules(uids=None))
+
+
+def places(desk: Desk, job_id: str = "a") -> list[str]:
+    """Return where on the desk a job is."""
+    return [name for name in PLACES if job_id in getattr(desk, name)]
+
+
+def running(desk: Desk, one: plan.Run | None = None) -> Desk:
+    """Return the desk with an attempt that runs since the second 10."""
+    desk.claim(A, 9.0)
+    desk.launch(A, 9.5)
+    desk.started("a", 7, 1000.0, 10.0)
+    if one is not None:
+        desk.running["a"] = one
+    return desk
+
+
+# --- from place to place
+
+
+def test_nothing_in_hand(desk: Desk) -> None:
+    """A new desk is empty, and everything is still to be looked at."""
+    assert (desk.in_hand(), desk.busy(), desk.ahead(0.0), desk.attempt("a")) == (set(), 0, 0, None)
+    assert "a" not in desk
+    assert not desk.scanned
+    assert desk.deadlines(5.0, GRACE) == [0.0]
+
+
+def test_claim(desk: Desk) -> None:
+    """A claim takes no slot and is not in the forecast."""
+    desk.claim(A, 9.0)
+    assert desk.claimed == {"a": Claimed(A, 9.0)}
+    assert (desk.in_hand(), desk.busy(), desk.forecast.running) == ({"a"}, 0, 0)
+    desk.claim(attempt(id="b"))
+    assert desk.claimed["b"] == Claimed(attempt(id="b"), None)
+
+
+def test_launch_takes_a_slot(desk: Desk) -> None:
+    """From the order on a job counts as running, for the slots and for the forecast."""
+    desk.claim(A, 9.0)
+    desk.launch(A, 9.5)
+    assert places(desk) == ["starting"]
+    assert (desk.busy(), desk.attempt("a")) == (1, A)
+    assert (desk.forecast.running, desk.forecast.launched, desk.forecast.young) == (1, 9.5, 1.0)
+
+
+def test_started(desk: Desk) -> None:
+    """What has started runs, and is counted once."""
+    running(desk)
+    assert places(desk) == ["running"]
+    assert desk.running == {"a": Run(A, 7, 1000.0, 10.0)}
+    assert (desk.busy(), desk.attempt("a"), desk.forecast.running) == (1, A, 1)
+
+
+def test_report_of_a_stranger_changes_nothing(desk: Desk) -> None:
+    """A report about a job that is not in hand any more is passed over."""
+    desk.started("x", 7, 1000.0, 10.0)
+    desk.ended("x", Status(code=0), 10.0)
+    desk.doubt("x", 10.0)
+    desk.drop("x")
+    desk.resolved(attempt(id="x"))
+    assert desk.unstarted("x", 10.0) is None
+    assert (desk.in_hand(), desk.forecast.running, desk.ahead(10.0)) == (set(), 0, 0)
+
+
+def test_unstarted(desk: Desk) -> None:
+    """What was not started is handed back to whoever knows why, and has left the forecast."""
+    desk.launch(A, 9.5)
+    assert desk.unstarted("a", 10.0) == A
+    assert (places(desk), desk.busy()) == ([], 0)
+    assert (desk.forecast.running, desk.forecast.unseen, desk.forecast.ends) == (0, 0.0, 0)
+
+
+def test_adopt(desk: Desk) -> None:
+    """A process that was found has the age that its status tells, and is as old for the forecast."""
+    desk.adopt(A, Status(started=940.0, pid=7), now=100.0, wall=1000.0)
+    assert desk.running == {"a": Run(A, 7, 940.0, 40.0)}
+    assert desk.forecast.running == 1
+    assert desk.forecast.young == pytest.approx(0.3679, abs=1e-4)
+
+
+@pytest.mark.parametrize("started", [None, 2000.0])
+def test_adopt_of_unknown_age(desk: Desk, started: float | None) -> None:
+    """Without a start, or with one after a clock was set back, a process counts as just started."""
+    desk.adopt(A, Status(started=started, pid=7), now=100.0, wall=1000.0)
+    assert desk.running["a"].since == 100.0
+    assert desk.forecast.young == 1.0
+
+
+@pytest.mark.parametrize(
+    ("code", "state"), [(0, State.DONE), (1, State.FAILED), (None, State.LOST)]
+)
+def test_ended(desk: Desk, code: int | None, state: State) -> None:
+    """What has ended is over, as its code says, and its slot is free."""
+    running(desk).ended("a", Status(started=1000.0, code=code), 12.0)
+    assert places(desk) == ["over"]
+    assert (desk.over["a"].state, desk.over["a"].since) == (state, 12.0)
+    assert (desk.busy(), desk.forecast.running) == (0, 0)
+    assert desk.in_hand() == {"a"}
+
+
+def test_ended_before_it_was_known_to_start(desk: Desk) -> None:
+    """A report of a start may be lost; that of the end is enough."""
+    desk.launch(A, 9.5)
+    desk.ended("a", Status(code=0), 12.0)
+    assert places(desk) == ["over"]
+    assert desk.forecast.running == 0
+
+
+def test_ended_teaches_the_forecast(desk: Desk) -> None:
+    """CPU time over duration, scaled by the contention, is a job's share."""
+    running(desk).ended("a", Status(code=0, usage=Usage(3.0, 2.0, 1)), 20.0)
+    assert (desk.forecast.ends, desk.forecast.share) == (1, pytest.approx(0.75))
+
+
+def test_ended_without_usage_teaches_nothing(desk: Desk) -> None:
+    """A job whose status was lost was like the others."""
+    running(desk).ended("a", Status(code=None), 20.0)
+    assert (desk.forecast.ends, desk.forecast.share) == (0, 1.0)
+
+
+def test_told_to_stop_is_cancelled(desk: Desk) -> None:
+    """What this daemon told to stop was cancelled, unless it ended well all the same."""
+    running(desk, Run(A, 7, 1000.0, 10.0, told=11.0)).ended("a", Status(code=-15), 12.0)
+    assert desk.over["a"].state is State.CANCELLED
+    desk.drop("a")
+    running(desk, Run(A, 7, 1000.0, 10.0, told=11.0)).ended("a", Status(code=0), 12.0)
+    assert desk.over["a"].state is State.DONE
+
+
+def test_told_to_stop_is_returned_if_restartable(desk: Desk) -> None:
+    """A restartable job that was stopped with the daemon is queued again; it is surely stopped."""
+    run = Run(RESTARTABLE, 7, 1000.0, 10.0, told=11.0)
+    running(desk, run).ended("a", Status(started=1000.0, ended=1001.0, code=-15), 12.0)
+    assert places(desk) == ["returning"]
+    back = desk.returning["a"]
+    assert (back.attempt, back.stopped) == (RESTARTABLE, True)
+    assert "restartable" in back.reason
+
+
+@pytest.mark.parametrize(("code", "told"), [(0, 11.0), (-15, None), (1, None)])
+def test_restartable_that_ended_by_itself_is_over(
+    desk: Desk, code: int, told: float | None
+) -> None:
+    """Restartable means after an interruption, not after a failure or a success."""
+    running(desk, Run(RESTARTABLE, 7, 1000.0, 10.0, told)).ended("a", Status(code=code), 12.0)
+    assert places(desk) == ["over"]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_settle_is_for_what_was_in_no_other_place(desk: Desk, told: bool) -> None:  # noqa: FBT001  # a column
+    """An attempt whose status was read from disk is judged like one that was reported."""
+    desk.settle(A, Status(code=-15), 12.0, told=told)
+    assert places(desk) == ["over"]
+    assert desk.over["a"].state is (State.CANCELLED if told else State.FAILED)
+    assert desk.over["a"].since == 12.0
+
+
+def test_doubt(desk: Desk) -> None:
+    """An attempt in doubt keeps its slot and leaves the forecast, since it may be gone."""
+    running(desk).doubt("a", 12.0)
+    assert places(desk) == ["doubts"]
+    assert desk.doubts == {"a": Doubt(A, since=12.0, again=12.0)}
+    assert (desk.busy(), desk.forecast.running, desk.forecast.ends) == (1, 0, 0)
+    desk.resolved(A)
+    assert (places(desk), desk.busy()) == ([], 0)
+
+
+def test_doubt_about_a_start(desk: Desk) -> None:
+    """An order that nobody answers is in doubt as well."""
+    desk.launch(A, 9.5)
+    desk.doubt("a", 12.0)
+    assert (places(desk), desk.forecast.running) == (["doubts"], 0)
+
+
+@pytest.mark.parametrize(
+    ("before", "told", "expected"),
+    [(None, False, False), (None, True, True), (11.0, False, True), (11.0, True, True)],
+)
+def test_doubt_remembers_being_told_to_stop(
+    desk: Desk, before: float | None, told: bool, expected: bool  # noqa: FBT001  # columns
+) -> None:
+    """What was told to stop stays told, whoever reads how it ended."""
+    running(desk, Run(A, 7, 1000.0, 10.0, told=before)).doubt("a", 12.0, told=told)
+    assert desk.doubts["a"].told is expected
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_drop_forgets_wherever_it_is(desk: Desk, place: str) -> None:
+    """An attempt that is another's now is in none of the places."""
+    getattr(desk, place)["a"] = None
+    assert "a" in desk
+    assert desk.in_hand() == {"a"}
+    desk.drop("a")
+    assert "a" not in desk
+    assert desk.in_hand() == set()
+
+
+@pytest.mark.parametrize("launched_only", [True, False])
+def test_drop_leaves_nothing_in_the_forecast(desk: Desk, launched_only: bool) -> None:  # noqa: FBT001  # a column
+    """A running job that another node has taken over is not counted for ever."""
+    if launched_only:
+        desk.launch(A, 9.5)
+    else:
+        running(desk)
+    desk.drop("a")
+    assert desk.forecast.running == 0
+
+
+def test_ended_jobs_are_not_in_hand(desk: Desk) -> None:
+    """What is only to be filed is not in ``run/`` any more."""
+    desk.filing["a"] = None  # type: ignore[assignment]  # only its id counts
+    assert "a" not in desk
+    assert desk.in_hand() == set()
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["claim", "start", "started", "unstarted", "ended", "doubt", "adopt", "drop"]),
+        st.sampled_from("abc"),
+    ),
+    max_size=40,
+)
+
+
+@given(STEPS)
+def test_one_place_at_a_time(steps: list[tuple[str, str]]) -> None:
+    """Whatever is reported in whatever order, an attempt is in one place."""
+    desk = Desk(Rules(uids=None))
+    for now, (step, job_id) in enumerate(steps):
+        one = attempt(id=job_id)
+        match step:
+            case "claim" if job_id not in desk:
+                desk.claim(one, now)
+            case "start" if job_id in desk.claimed:
+                desk.launch(one, now)
+            case "started":
+                desk.started(job_id, 7, 0.0, now)
+            case "unstarted":
+                if desk.unstarted(job_id, now):
+                    desk.claim(one)
+            case "ended":
+                desk.ended(job_id, Status(code=0), now)
+            case "doubt":
+                desk.doubt(job_id, now)
+            case "adopt" if job_id in desk.doubts:
+                desk.resolved(one)
+                desk.adopt(one, Status(pid=7), now, 0.0)
+            case "drop" if job_id in desk.over or job_id in desk.claimed:
+                desk.drop(job_id)
+        for each in "abc":
+            assert len(places(desk, each)) == (each in desk)
+        assert desk.forecast.running == len(desk.running) + len(desk.starting)
+
+
+# --- ahead
+
+
+def test_ahead_is_how_many_ended_just_now(desk: Desk) -> None:
+    """Where jobs are short, as many are claimed ahead as have just ended."""
+    for number in range(3):
+        desk.launch(attempt(id=str(number)), 0.0)
+        desk.ended(str(number), Status(code=0), 10.0 + number * JUST_NOW / 2)
+    assert desk.ahead(10.0) == 3
+    assert desk.ahead(10.0 + 1.25 * JUST_NOW) == 2
+    assert desk.ahead(10.0 + 3 * JUST_NOW) == 0
+
+
+def test_ahead_has_a_limit(desk: Desk) -> None:
+    """However many end at once, a few claims ahead are enough."""
+    for number in range(2 * MOST_AHEAD):
+        desk.launch(attempt(id=str(number)), 0.0)
+        desk.ended(str(number), Status(code=0), 10.0)
+    assert desk.ahead(10.0) == MOST_AHEAD
+
+
+# --- deadlines
+
+
+def deadlines(desk: Desk, now: float = 100.0) -> list[float]:
+    """Return the deadlines but that of the rescan."""
+    first, *rest = desk.deadlines(now, GRACE)
+    assert first == desk.rescan_at
+    return rest
+
+
+def test_deadline_of_the_rescan(desk: Desk) -> None:
+    """Without anything in hand only the slow rescan is to come."""
+    desk.rescan_at = 123.0
+    assert desk.deadlines(100.0, GRACE) == [123.0]
+
+
+def test_deadline_of_the_next_look(desk: Desk) -> None:
+    """An entry that is on its way in is looked at when its time has come."""
+    desk.backlog.put_aside("x", FakeStat(), Standing(Kind.INCOMING, "open", 0.5), 100.0)
+    assert deadlines(desk) == [100.5]
+
+
+def test_deadline_of_ends(desk: Desk) -> None:
+    """The first outcome decides when all are made durable."""
+    for job_id, since in (("a", 100.0), ("b", 100.003)):
+        desk.over[job_id] = Over(attempt(id=job_id), Status(code=0), State.DONE, since=since)
+    assert deadlines(desk) == [100.0 + plan.LONGEST_UNSYNCED]
+
+
+def test_deadline_of_doubts(desk: Desk) -> None:
+    """Every attempt in doubt has its next reading."""
+    desk.doubts["a"] = Doubt(A, 99.0, 100.1)
+    desk.doubts["b"] = Doubt(attempt(id="b"), 99.0, 100.2)
+    assert deadlines(desk) == [100.1, 100.2]
+
+
+def test_deadline_of_the_gate(desk: Desk) -> None:
+    """A closed gate is asked again only for somebody: a queued or a claimed job."""
+    desk.verdict = Verdict(open=False, reason="load", again=1.0)
+    assert deadlines(desk) == []
+    desk.backlog.see("x", FakeStat(), 0.0)
+    assert deadlines(desk) == [101.0]
+    desk.backlog.forget("x")
+    desk.claim(A)
+    assert deadlines(desk) == [101.0]
+    desk.verdict = Verdict(open=False, reason="slots")
+    assert deadlines(desk) == []
+
+
+def test_deadline_of_claims_ahead(desk: Desk) -> None:
+    """What was claimed ahead is given back when its time is over; what was found is not."""
+    desk.claim(A, 99.5)
+    desk.claim(attempt(id="b"))
+    assert deadlines(desk) == [99.5 + plan.LONGEST_AHEAD]
+
+
+def test_deadline_of_the_grace(desk: Desk) -> None:
+    """While the daemon stops by killing, each running job has its end of grace."""
+    desk.running["a"] = Run(A, 7, 0.0, 0.0, told=95.0)
+    desk.running["b"] = Run(attempt(id="b"), 8, 0.0, 0.0)
+    assert deadlines(desk) == []
+    desk.intent = Intent.KILL
+    assert deadlines(desk) == [105.0, 110.0]
+
+
+def test_returns_are_values(desk: Desk) -> None:
+    """What is to be returned has its reason, and must be kept from starting unless it has stopped."""
+    desk.returning["a"] = Return(A, "why")
+    assert (desk.returning["a"].reason, desk.returning["a"].stopped) == ("why", False)

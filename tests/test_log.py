@@ -1,0 +1,232 @@
+"""The rules of the log: one whole line per event, in either format, and never an exception."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pmjq.log import Log, _as_json, _Output
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STYLES = ["console", "json"]
+
+
+def lines(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    """Return what was written to standard error, which ends in a newline."""
+    out, err = capfd.readouterr()
+    assert (out, err[-1:]) == ("", "\n")
+    return err[:-1].split("\n")
+
+
+def test_json_is_one_object_per_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """Machines read time, level, event, then the keys in the order in which they were given."""
+    Log("json").logger.info("job.ended", job="train.sh", exit_code=0, seconds=1.5, ok=True)
+    Log("json").logger.warning("job.fenced", job="a\nb", none=None)
+    first, second = [json.loads(line) for line in lines(capfd)]
+    assert list(first) == ["timestamp", "level", "event", "job", "exit_code", "seconds", "ok"]
+    assert list(first.values())[1:] == ["info", "job.ended", "train.sh", 0, 1.5, True]
+    assert list(second.values())[1:] == ["warning", "job.fenced", "a\nb", None]
+
+
+def test_json_times_are_utc(capfd: pytest.CaptureFixture[str]) -> None:
+    """A time stamp says its zone."""
+    Log("json").logger.info("daemon.started")
+    (line,) = lines(capfd)
+    assert datetime.fromisoformat(json.loads(line)["timestamp"]).utcoffset() == timedelta(0)
+
+
+def test_console_is_for_people(capfd: pytest.CaptureFixture[str]) -> None:
+    """People read the local time of day, level, event and keys; no colours where there is no terminal."""
+    Log("console").logger.error("end.failed", reason="No space left", path="/a", again_in=1.0)
+    (line,) = lines(capfd)
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d \[error +\] end\.failed +again_in=1\.0 path=/a reason='No space left'|"
+        r"\d\d:\d\d:\d\d \[error +\] end\.failed +reason='No space left' path=/a again_in=1\.0",
+        line,
+    )
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_debug_is_not_logged(style: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """What only a developer reads is in no log."""
+    Log(style).logger.debug("x")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_auto_is_json_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    """A log that goes to a file or to journald is for machines."""
+    Log("auto").logger.info("daemon.started")
+    assert json.loads(lines(capfd)[0])["event"] == "daemon.started"
+
+
+def on_a_terminal(**environment: str) -> bytes:
+    """Return what `auto` writes to a terminal."""
+    master, slave = pty.openpty()
+    code = "from pmjq.log import Log; Log('auto').logger.info('daemon.started', node='a')"
+    kept = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "FORCE_COLOR"}}
+    subprocess.run([sys.executable, "-c", code], stderr=slave, check=True, env=kept | environment)
+    os.close(slave)
+    text = os.read(master, 10_000)
+    os.close(master)
+    return text
+
+
+def test_auto_is_for_people_on_a_terminal() -> None:
+    """On a terminal the log is for people, in colour unless NO_COLOR forbids it."""
+    assert b"\x1b[" in on_a_terminal()
+    plain = on_a_terminal(NO_COLOR="1")
+    assert re.fullmatch(rb"\d\d:\d\d:\d\d \[info +\] daemon\.started +node=a\r\n", plain)
+
+
+# --- whatever is in it
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("value", ["a\nb", "a\r\nb", "\x1b[2J\x07", "\x85\u2028", "a\0b", "\x9b2J"])
+def test_no_value_breaks_a_line_or_a_terminal(
+    style: str, value: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A job's name can neither begin a line of its own nor tell the terminal what to do."""
+    Log(style).logger.info("job.ended", job=value)
+    (line,) = lines(capfd)
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_bytes_that_are_no_text_keep_the_event(
+    style: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A path that is not UTF-8 costs neither the line nor the name of its event."""
+    Log(style).logger.info("job.ended", job="a\udcff", exit_code=0)
+    (line,) = lines(capfd)
+    assert re.search(r"job\.ended\b", line)
+    assert "a\\udcff" in line or "a\\xff" in line
+    if style == "json":
+        told = json.loads(line)
+        assert (told["event"], told["level"], told["exit_code"]) == ("job.ended", "info", 0)
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters())
+    | st.binary()
+    | st.just(object()),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(min_size=1), VALUES, max_size=4))
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+def test_any_keys_and_values_are_one_line(keys: dict[str, Any]) -> None:
+    """Whatever is logged, the line is one JSON object."""
+    event = keys | {"timestamp": "t", "level": "info", "event": "x"}
+    line = _as_json(None, "info", event)
+    assert "\n" not in line
+    assert set(json.loads(line)) >= {"timestamp", "level", "event"}
+
+
+# --- where it goes
+
+
+def test_full_disk_costs_lines_not_the_daemon() -> None:
+    """A log that cannot be written counts what is lost, and goes on when it can."""
+    fd = os.open("/dev/full", os.O_WRONLY)
+    try:
+        output = _Output(fd)
+        output.msg("a")
+        output.msg("b")
+    finally:
+        os.close(fd)
+    output.msg("c")
+    assert output.lost == 3
+
+
+def test_nobody_listens() -> None:
+    """A pipe whose reader has gone costs lines."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    output = _Output(writing)
+    output.msg("a")
+    os.close(writing)
+    assert output.lost == 1
+
+
+def test_reopen_follows_a_rotation(tmp_path: Path) -> None:
+    """After the log was renamed, lines go to a new file of the old name, and none is lost."""
+    path = tmp_path / "log"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    output = _Output(fd)
+    output.msg("one")
+    path.rename(tmp_path / "log.1")
+    output.msg("two")
+    output.reopen()
+    output.msg("three")
+    output.reopen()
+    output.msg("four")
+    os.close(fd)
+    assert (tmp_path / "log.1").read_text() == "one\ntwo\n"
+    assert path.read_text() == "three\nfour\n"
+
+
+def test_reopen_where_that_cannot_be(tmp_path: Path) -> None:
+    """Where the new file cannot be made, the old one is written on."""
+    path = tmp_path / "logs" / "log"
+    path.parent.mkdir()
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    output = _Output(fd)
+    path.parent.rename(tmp_path / "old")
+    output.reopen()
+    output.msg("one")
+    os.close(fd)
+    assert (tmp_path / "old" / "log").read_text() == "one\n"
+
+
+def test_reopen_of_what_is_no_file() -> None:
+    """A pipe or a terminal has nothing to reopen; nor has a descriptor that is closed."""
+    reading, writing = os.pipe()
+    output = _Output(writing)
+    output.reopen()
+    output.msg("one")
+    os.close(writing)
+    assert os.read(reading, 9) == b"one\n"
+    os.close(reading)
+    _Output(writing).reopen()
+
+
+def test_reopen_of_a_file_that_was_removed(tmp_path: Path) -> None:
+    """A log that was removed before the start is not made again under the kernel's name for it."""
+    path = tmp_path / "log"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    path.unlink()
+    _Output(fd).reopen()
+    os.close(fd)
+    assert [each.name for each in tmp_path.iterdir() if each.name != "log"] == []
+
+
+def test_real_log_is_reopened(tmp_path: Path) -> None:
+    """The log of a process whose standard error is a file follows its rotation."""
+    path = tmp_path / "log"
+    code = (
+        "import os, sys; from pmjq.log import Log; log = Log(); log.logger.info('a.b');"
+        "os.rename(sys.argv[1], sys.argv[1] + '.1'); log.reopen(); log.logger.info('c.d')"
+    )
+    with path.open("ab") as file:
+        subprocess.run([sys.executable, "-c", code, path], stderr=file, check=True)
+    events = [json.loads(each.read_text())["event"] for each in (tmp_path / "log.1", path)]
+    assert events == ["a.b", "c.d"]

@@ -1,0 +1,450 @@
+"""The rules of what to do now: a view in, the whole list of actions out."""
+
+from __future__ import annotations
+
+import errno
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pmjq.directives import Refusal
+from pmjq.job import Spec, Status, record
+from pmjq.plan import (
+    ENDS_IN_A_SYNC,
+    LONGEST_AHEAD,
+    LONGEST_UNSYNCED,
+    MISFITS,
+    MOST_UNFILED,
+    Candidate,
+    Claim,
+    Claimed,
+    End,
+    File,
+    Intent,
+    Over,
+    Return,
+    Run,
+    Start,
+    Stop,
+    View,
+    outcome,
+    plan,
+    signal_name,
+    unexecuted,
+    wanted,
+)
+from pmjq.state import State
+from values import FakeStat, attempt
+
+if TYPE_CHECKING:
+    from pmjq.job import Attempt, Record
+
+A, B, C = attempt(id="a"), attempt(id="b"), attempt(id="c")
+STOPPING = [Intent.LEAVE, Intent.WAIT, Intent.KILL]
+
+
+def job(name: str) -> Candidate:
+    """Return an entry that can be run."""
+    return Candidate(name, FakeStat(), Spec())
+
+
+def bad(name: str) -> Candidate:
+    """Return an entry that can never be run."""
+    return Candidate(name, FakeStat(), Refusal("a FIFO"))
+
+
+def found(*attempts: Attempt) -> tuple[Claimed, ...]:
+    """Return claims that were found, not made just now."""
+    return tuple(Claimed(each) for each in attempts)
+
+
+def over(one: Attempt, since: float = 0.0) -> Over:
+    """Return an attempt that ended well."""
+    return Over(one, Status(code=0), State.DONE, since=since)
+
+
+def run(one: Attempt, told: float | None = None) -> Run:
+    """Return an attempt that runs."""
+    return Run(one, pid=7, at=0.0, since=0.0, told=told)
+
+
+def filed(one: Attempt) -> Record:
+    """Return the record of an attempt that ended well."""
+    return record(one, Status(code=0), State.DONE, 0.0)
+
+
+# --- starts and claims
+
+
+def test_nothing_to_do() -> None:
+    """A view in which nothing is to be done has no actions."""
+    assert plan(View(now=0.0)) == []
+    assert plan(View(now=0.0, room=8)) == []
+
+
+def test_claims_for_the_room_there_is() -> None:
+    """As many jobs are claimed as the gates let start, oldest first."""
+    candidates = (job("x"), job("y"), job("z"))
+    assert plan(View(now=0.0, room=2, candidates=candidates)) == [Claim(job("x")), Claim(job("y"))]
+    assert plan(View(now=0.0, room=0, candidates=candidates)) == []
+
+
+def test_claimed_jobs_start_and_use_the_room() -> None:
+    """What is claimed starts before more is claimed."""
+    view = View(now=0.0, room=3, claimed=found(A, B), candidates=(job("x"), job("y")))
+    assert plan(view) == [Start(A), Start(B), Claim(job("x"))]
+
+
+def test_claimed_jobs_stay_while_there_is_no_room() -> None:
+    """A claimed job that was found keeps its claim until there is room."""
+    assert plan(View(now=9e9, room=1, claimed=found(A, B))) == [Start(A)]
+    assert plan(View(now=9e9, room=0, claimed=found(A, B))) == []
+
+
+def test_nothing_starts_before_its_pause_is_over() -> None:
+    """After a start that failed the claimed jobs stay, and their room is not given to others."""
+    view = View(now=4.9, room=2, claimed=found(A), candidates=(job("x"), job("y")), start_after=5.0)
+    assert plan(view) == [Claim(job("x"))]
+    assert plan(View(now=5.0, room=1, claimed=found(A), start_after=5.0)) == [Start(A)]
+
+
+def test_nothing_is_claimed_before_its_pause_is_over() -> None:
+    """After a claim that failed nothing is claimed, not even to be rejected."""
+    candidates = (job("x"), bad("y"))
+    view = View(now=4.9, room=2, claimed=found(A), candidates=candidates, claim_after=5.0)
+    assert plan(view) == [Start(A)]
+    view = View(now=5.0, room=1, candidates=candidates, claim_after=5.0)
+    assert plan(view) == [Claim(job("x")), Claim(bad("y"))]
+
+
+def test_bad_entries_need_no_room() -> None:
+    """What is rejected runs nothing, so a closed gate does not hold it up and it takes no slot."""
+    view = View(now=0.0, room=1, candidates=(bad("x"), job("y"), bad("z"), job("late")))
+    assert plan(view) == [Claim(bad("x")), Claim(job("y")), Claim(bad("z"))]
+    assert plan(View(now=0.0, candidates=(bad("x"),))) == [Claim(bad("x"))]
+
+
+def test_refused_claims_end_as_rejected() -> None:
+    """A job that was claimed to be rejected ends with its reason and is never started."""
+    refused = attempt(id="r", refused="a FIFO")
+    rejected = End(Over(refused, Status(), State.REJECTED, "a FIFO"))
+    assert plan(View(now=0.0, room=1, claimed=found(refused, A))) == [Start(A), rejected]
+    assert plan(View(now=0.0, intent=Intent.LEAVE, claimed=found(refused))) == [rejected]
+
+
+def test_refused_claims_take_no_room() -> None:
+    """A job that is rejected holds no other up."""
+    refused = attempt(id="r", refused="a FIFO")
+    view = View(now=0.0, room=1, claimed=found(refused), candidates=(job("x"),))
+    assert Claim(job("x")) in plan(view)
+
+
+# --- ahead
+
+
+@pytest.mark.parametrize(
+    ("room", "ahead", "claimed", "expected"),
+    [
+        (0, 0, 0, 0),
+        (4, 0, 0, 4),
+        (4, 0, 4, 0),
+        (4, 2, 4, 2),
+        (0, 8, 0, 8),
+        (0, 8, 4, 4),
+        (0, 8, 5, -5),
+        (0, 1, 1, -1),
+        (2, 8, 6, 4),
+        (3, 8, 1, 10),
+    ],
+)
+def test_wanted(room: int, ahead: int, claimed: int, expected: int) -> None:
+    """Room is filled at once; what is claimed ahead is filled up when half of it is used."""
+    assert wanted(room, ahead, claimed) == expected
+
+
+@given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 60))
+def test_never_more_than_room_and_ahead(room: int, ahead: int, claimed: int) -> None:
+    """Room and what may be claimed ahead are never exceeded by a claim."""
+    more = wanted(room, ahead, claimed)
+    assert more <= 0 or claimed + more <= room + ahead
+    assert more >= room - claimed
+
+
+def test_claims_ahead_where_jobs_are_short() -> None:
+    """Without room for any, as many are claimed as ended just now."""
+    candidates = tuple(job(name) for name in "xyz")
+    assert plan(View(now=0.0, ahead=2, candidates=candidates)) == [Claim(job("x")), Claim(job("y"))]
+    held = (Claimed(A, 0.0), Claimed(B, 0.0))
+    assert plan(View(now=0.0, ahead=2, claimed=held, candidates=candidates)) == []
+
+
+def test_claimed_ahead_is_given_back_in_time() -> None:
+    """What was claimed ahead and finds no room is another node's chance again, and its owner's."""
+    ahead = (Claimed(A, 10.0), Claimed(B, 10.5))
+    assert plan(View(now=10.0 + LONGEST_AHEAD - 0.01, claimed=ahead)) == []
+    (only,) = plan(View(now=10.0 + LONGEST_AHEAD, claimed=ahead))
+    assert isinstance(only, Return)
+    assert (only.attempt, only.stopped) == (A, False)
+    assert "claimed ahead" in only.reason
+
+
+def test_claimed_ahead_starts_however_late() -> None:
+    """With room a job is started, not given back."""
+    assert plan(View(now=99.0, room=1, claimed=(Claimed(A, 0.0),))) == [Start(A)]
+
+
+# --- ends
+
+
+def test_ends_alone_are_made_durable_at_once() -> None:
+    """While nothing runs there is nobody to share a sync with."""
+    assert plan(View(now=0.0, over=(over(A), over(B)))) == [End(over(A)), End(over(B))]
+
+
+def test_ends_share_a_sync_while_others_run() -> None:
+    """Beside running jobs an end is kept for a few milliseconds, counted from the first."""
+    both = (over(A, since=1.0), over(B, since=1.004))
+    assert plan(View(now=1.004, busy=True, over=both)) == []
+    assert plan(View(now=1.0 + LONGEST_UNSYNCED, busy=True, over=both)) == [
+        End(over(A, since=1.0)),
+        End(over(B, since=1.004)),
+    ]
+
+
+def test_enough_ends_are_worth_a_sync() -> None:
+    """A number of ends waits for no more."""
+    many = tuple(over(attempt(id=str(number)), since=1.0) for number in range(ENDS_IN_A_SYNC))
+    assert plan(View(now=1.0, busy=True, over=many[1:])) == []
+    assert plan(View(now=1.0, busy=True, over=many)) == [End(each) for each in many]
+
+
+def test_ends_go_with_a_claim() -> None:
+    """A claim takes a sync of its own, and ends share it."""
+    view = View(now=1.0, busy=True, room=1, over=(over(A, since=1.0),), candidates=(job("x"),))
+    assert plan(view) == [Claim(job("x")), End(over(A, since=1.0))]
+
+
+@pytest.mark.parametrize("intent", STOPPING)
+def test_ends_are_not_kept_while_stopping(intent: Intent) -> None:
+    """A daemon that stops writes down at once what it knows."""
+    view = View(now=1.0, busy=True, intent=intent, over=(over(A, since=1.0),))
+    assert plan(view) == [End(over(A, since=1.0))]
+
+
+def test_nothing_ends_before_its_pause_is_over() -> None:
+    """After an end that failed, on a full disk, nothing is tried before its time."""
+    assert plan(View(now=4.9, over=(over(A),), end_after=5.0)) == []
+    assert plan(View(now=5.0, over=(over(A),), end_after=5.0)) == [End(over(A))]
+
+
+def test_nothing_is_rejected_before_the_pause_of_ends_is_over() -> None:
+    """A rejection is an end like any other."""
+    refused = attempt(id="r", refused="a FIFO")
+    assert plan(View(now=4.9, claimed=found(refused), end_after=5.0)) == []
+
+
+# --- returns
+
+
+def test_returns_are_carried_out() -> None:
+    """What is to be given back is, once its pause is over."""
+    back = Return(A, "was interrupted; it is restartable", stopped=True)
+    assert plan(View(now=5.0, returning=(back,), return_after=5.0)) == [back]
+    assert plan(View(now=4.9, returning=(back,), return_after=5.0)) == []
+
+
+def test_claimed_ahead_is_not_given_back_before_its_pause_is_over() -> None:
+    """Where returning failed, it is not tried again and again."""
+    assert plan(View(now=4.9, claimed=(Claimed(A, 0.0),), return_after=5.0)) == []
+
+
+@pytest.mark.parametrize("intent", STOPPING)
+def test_claimed_jobs_are_not_given_back_before_their_pause_is_over(intent: Intent) -> None:
+    """Nor while the daemon stops."""
+    view = View(now=4.9, intent=intent, claimed=found(A), return_after=5.0)
+    assert plan(view) == []
+
+
+# --- filing
+
+
+def test_ended_jobs_are_filed_last() -> None:
+    """A free slot is worth more than a tidy desk."""
+    back = Return(B, "was interrupted; it is restartable")
+    view = View(
+        now=0.0,
+        room=1,
+        claimed=found(C),
+        returning=(back,),
+        over=(over(A),),
+        filing=(filed(A), filed(B)),
+    )
+    assert plan(view) == [Start(C), End(over(A)), back, File(filed(A)), File(filed(B))]
+
+
+def test_nothing_is_filed_beside_a_claim_unless_much_is_unfiled() -> None:
+    """What was claimed is started with the next plan first, but ended jobs do not pile up."""
+    some = tuple(filed(attempt(id=str(number))) for number in range(MOST_UNFILED + 1))
+    view = View(now=0.0, room=1, candidates=(job("x"),), filing=some[1:])
+    assert plan(view) == [Claim(job("x"))]
+    view = View(now=0.0, room=1, candidates=(job("x"),), filing=some)
+    assert plan(view) == [Claim(job("x")), *(File(each) for each in some)]
+
+
+# --- stopping
+
+
+@pytest.mark.parametrize("intent", STOPPING)
+def test_stopping_starts_and_claims_nothing(intent: Intent) -> None:
+    """A daemon that stops gives its claims back, and takes no bad entry either."""
+    view = View(
+        now=9.0, intent=intent, room=8, ahead=8, claimed=found(A), candidates=(job("x"), bad("y"))
+    )
+    (only,) = plan(view)
+    assert isinstance(only, Return)
+    assert (only.attempt, only.stopped) == (A, False)
+    assert "stops" in only.reason
+
+
+@pytest.mark.parametrize("intent", [Intent.RUN, Intent.LEAVE, Intent.WAIT])
+def test_running_jobs_are_left_alone(intent: Intent) -> None:
+    """Only stopping by killing signals running jobs."""
+    assert plan(View(now=0.0, intent=intent, busy=True, running=(run(A),))) == []
+
+
+def test_kill_is_term_then_kill() -> None:
+    """TERM first, KILL once the grace is over, each with all jobs that it is time for."""
+    running = (run(A), run(B, told=90.0), run(C, told=90.1), run(attempt(id="d")))
+    view = View(now=100.0, intent=Intent.KILL, grace=10.0, busy=True, running=running)
+    assert plan(view) == [
+        Stop((running[0], running[3]), signal.SIGTERM),
+        Stop((running[1],), signal.SIGKILL),
+    ]
+
+
+def test_kill_leaves_its_grace() -> None:
+    """Between TERM and KILL nothing is sent."""
+    view = View(now=100.0, intent=Intent.KILL, grace=10.0, running=(run(A, told=90.1),))
+    assert plan(view) == []
+
+
+def test_kill_first_then_the_rest() -> None:
+    """Signals go out before anything that touches the disk."""
+    running, back = run(A), Return(B, "x", stopped=True)
+    view = View(now=0.0, intent=Intent.KILL, running=(running,), returning=(back,), over=(over(C),))
+    assert plan(view) == [Stop((running,), signal.SIGTERM), End(over(C)), back]
+
+
+# --- whatever is in view
+
+CLAIMS = st.builds(
+    Claimed,
+    st.builds(lambda id, refused: attempt(id=id, refused=refused), st.uuids().map(str), st.sampled_from(["", "bad"])),
+    st.none() | st.floats(0, 10),
+)
+VIEWS = st.builds(
+    View,
+    now=st.floats(0, 10),
+    intent=st.sampled_from(Intent),
+    room=st.integers(0, 6),
+    ahead=st.integers(0, 6),
+    busy=st.booleans(),
+    claimed=st.lists(CLAIMS, max_size=6).map(tuple),
+    candidates=st.lists(st.builds(job, st.text(max_size=2)) | st.builds(bad, st.text(max_size=2)), max_size=6).map(tuple),
+    start_after=st.sampled_from([0.0, 5.0]),
+    claim_after=st.sampled_from([0.0, 5.0]),
+)
+
+
+@given(VIEWS)
+def test_room_is_never_exceeded(view: View) -> None:
+    """Starts stay within the room, and a job has at most one action."""
+    actions = plan(view)
+    starts = [action.attempt.id for action in actions if isinstance(action, Start)]
+    assert len(starts) <= view.room
+    ends = [action.over.attempt.id for action in actions if isinstance(action, End)]
+    returns = [action.attempt.id for action in actions if isinstance(action, Return)]
+    touched = [*starts, *ends, *returns]
+    assert len(touched) == len(set(touched))
+    assert set(ends) == {each.attempt.id for each in view.claimed if each.attempt.refused}
+
+
+# --- outcomes
+
+
+@pytest.mark.parametrize(
+    ("status", "told", "state", "words"),
+    [
+        (Status(started=1.0, code=0), False, State.DONE, []),
+        (Status(started=1.0, code=0), True, State.DONE, []),
+        (Status(started=1.0, code=3), False, State.FAILED, ["exit code 3"]),
+        (Status(started=1.0, code=3), True, State.CANCELLED, ["stopped", "--on-stop kill"]),
+        (Status(started=1.0, code=-11), False, State.FAILED, ["signal 11", "SEGV"]),
+        (Status(started=1.0, code=-15), True, State.CANCELLED, ["--on-stop kill"]),
+        (Status(started=1.0), False, State.LOST, ["while it ran", "not known"]),
+        (Status(started=1.0), True, State.LOST, ["while it ran", "not known"]),
+        (Status(), False, State.LOST, ["being started", "not known"]),
+    ],
+)
+def test_outcome(status: Status, told: bool, state: State, words: list[str]) -> None:  # noqa: FBT001  # a column
+    """Exit code 0 is done; what nobody saw end is lost; the rest failed, or was cancelled by us."""
+    result = outcome(A, status, 7.0, told=told)
+    assert (result.attempt, result.status, result.state) == (A, status, state)
+    assert (result.since, result.durable) == (7.0, None)
+    assert [word for word in words if word not in result.reason] == []
+    assert bool(result.reason) == bool(words)
+
+
+@pytest.mark.parametrize("number", sorted(MISFITS))
+def test_misfit_is_rejected(number: int) -> None:
+    """An execve that fails by the job's own fault ends it, with what to do about it."""
+    status = Status(error=number)
+    result = unexecuted(A, status, b"#!/opt/x\n", interpreter=False)
+    assert isinstance(result, Over)
+    assert (result.attempt, result.status, result.state) == (A, status, State.REJECTED)
+    assert result.reason
+
+
+def test_misfit_reason_knows_the_first_bytes() -> None:
+    """The reason is that of the directives."""
+    result = unexecuted(A, Status(error=errno.ENOENT), b"#!/opt/x\n", interpreter=False)
+    assert "interpreter /opt/x" in result.reason
+    result = unexecuted(A, Status(error=errno.EACCES), b"#!/bin/sh\n", interpreter=True)
+    assert "noexec" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [
+        (errno.ETXTBSY, "open for writing"),
+        (errno.ENOMEM, "ENOMEM"),
+        (errno.EAGAIN, "EAGAIN"),
+        (errno.EIO, "EIO"),
+        (9999, "9999"),
+        (None, "0"),
+    ],
+)
+def test_what_is_not_its_fault_is_returned(number: int | None, word: str) -> None:
+    """A job is not rejected for what the machine lacks, or for a writer that is not done."""
+    result = unexecuted(A, Status(error=number), b"#!/bin/sh\n", interpreter=True)
+    assert isinstance(result, Return)
+    assert (result.attempt, result.stopped) == (A, True)
+    assert word in result.reason
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(15, "TERM"), (9, "KILL"), (11, "SEGV"), (0, "0"), (50, "50"), (99, "99")]
+)
+def test_signal_name(number: int, name: str) -> None:
+    """Signals are named as people write them, and numbered where they have no name."""
+    assert signal_name(number) == name
+
+
+def test_actions_are_values() -> None:
+    """Two plans are compared, and what was planned does not change."""
+    assert Start(A) == Start(attempt(id="a"))
+    with pytest.raises(AttributeError):
+        Start(A).attempt = B  # type: ignore[misc]  # what is tested

@@ -1,0 +1,118 @@
+"""The rules of what the kernel tells: asked of the real one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conftest import eventually
+from pmjq import probe
+from pmjq.node import Machine
+
+
+def test_reading_is_the_kernels() -> None:
+    """Load average, runnable threads and CPUs are those of the whole machine."""
+    reading = probe.reading()
+    assert reading.load >= 0
+    assert reading.runnable >= 1
+    assert reading.cpus == psutil.cpu_count()
+
+
+def test_usable_cpus_are_some_of_those_online() -> None:
+    """Affinity and quota can only take CPUs away, and never the last one."""
+    assert 1 <= probe.usable_cpus() <= len(os.sched_getaffinity(0))
+
+
+def test_usable_cpus_obey_affinity() -> None:
+    """A daemon that may use one CPU has one slot."""
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from pmjq import probe; print(probe.usable_cpus())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert found.stdout == "1\n"
+
+
+def test_machine_is_this_one() -> None:
+    """What tells machine, boot and pid namespace apart is all there."""
+    me = probe.machine()
+    assert me == probe.machine()
+    assert (me.pid, me.start) == (os.getpid(), probe.start_time(os.getpid()))
+    assert me.boot == Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    assert me.space == os.readlink("/proc/self/ns/pid")
+    assert me.machine
+    assert isinstance(me, Machine)
+
+
+def test_start_time_is_field_22() -> None:
+    """Start times are clock ticks since boot, so no clock that is set changes them."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    started = psutil.Process().create_time() - psutil.boot_time()
+    assert probe.start_time(os.getpid()) / ticks == pytest.approx(started, abs=2)
+
+
+@pytest.mark.parametrize("name", ["plain", "odd) Z 1 2", "sp ace", "new\nline"])
+def test_start_time_whatever_the_name(tmp_path: Path, name: str) -> None:
+    """A program's name may hold anything that a line of /proc/PID/stat is made of."""
+    program = tmp_path / name
+    program.symlink_to("/bin/sleep")
+    with subprocess.Popen([program, "60"]) as process:
+        assert probe.start_time(process.pid) >= probe.start_time(os.getpid()) > 0
+        process.kill()
+
+
+def test_alive_until_it_ends() -> None:
+    """A process is alive until it ends, even where nobody has reaped it."""
+    with subprocess.Popen(["/bin/sleep", "60"]) as process:
+        start = probe.start_time(process.pid)
+        assert probe.alive(process.pid, start)
+        assert not probe.alive(process.pid, start + 1)
+        assert not probe.alive(process.pid, 0)
+        process.kill()
+        assert eventually(lambda: not probe.alive(process.pid, start))
+        assert psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
+    assert probe.start_time(process.pid) == 0
+
+
+@pytest.mark.parametrize("pid", [0, -1, 2**22 + 1])
+def test_no_process(pid: int) -> None:
+    """A pid that names no process has no start and is not alive."""
+    assert probe.start_time(pid) == 0
+    assert not probe.alive(pid, 0)
+    assert not probe.alive(pid, 5)
+
+
+def test_file_system_is_that_of_the_mount(tmp_path: Path) -> None:
+    """The longest mount point above a path tells its file system, through symbolic links too."""
+    link = tmp_path / "link"
+    link.symlink_to("/proc/self")
+    assert probe.file_system("/proc") == "proc"
+    assert probe.file_system("/proc/sys/kernel") == "proc"
+    assert probe.file_system(str(link)) == "proc"
+    assert probe.file_system(str(tmp_path)) == probe.file_system(str(tmp_path) + "/.")
+    assert probe.file_system(str(tmp_path)) not in {"", "proc"}
+
+
+def test_file_system_of_nothing(tmp_path: Path) -> None:
+    """Asking of a path that is not there is a mistake."""
+    with pytest.raises(FileNotFoundError):
+        probe.file_system(str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "fuse.sshfs", "fuse"])
+def test_shared(kind: str) -> None:
+    """On these another machine may be writing, and nothing tells."""
+    assert probe.shared(kind)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "tmpfs", "zfs", "overlay", "fuseblk", ""])
+def test_not_shared(kind: str) -> None:
+    """On these the kernel knows every writer."""
+    assert not probe.shared(kind)
+
+
+def test_ordered_file_systems_are_local() -> None:
+    """No network file system is trusted to keep the order of renames."""
+    assert not any(probe.shared(kind) for kind in probe.ORDERED)
