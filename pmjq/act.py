@@ -7,6 +7,7 @@ and one message.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import uuid
 from dataclasses import replace
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from pmjq.job import Record
     from pmjq.outside import Outside
     from pmjq.plan import Action, Candidate, Over
+
+Prepared = tuple["Candidate", Attempt]
+"""A claim that is prepared: what is claimed, and its paperwork."""
 
 CANNOT_MOVE = frozenset({errno.EPERM, errno.EACCES, errno.EBUSY})
 CANNOT_MOVE_PAUSE = 60.0
@@ -60,9 +64,10 @@ class Act:
                     rest.append(action)
         if starts:
             self._start(starts)
-        claimed = self._claim(claims) if claims else False
-        if overs or claimed:
-            self._end(overs, claimed=claimed)
+        prepared = self._prepare(claims)
+        if (overs or prepared) and self._make_durable(overs, prepared):
+            self._claim(prepared)
+            self._move_ended(overs)
         for action in rest:
             if isinstance(action, Return):
                 self._give_back(action)
@@ -115,27 +120,77 @@ class Act:
             environment,
         )
 
-    def _claim(self, candidates: list[Candidate]) -> bool:
-        """Claim what can be claimed; True if there is a claim to be made durable."""
-        outside, desk = self.outside, self.desk
-        claimed = False
+    def _prepare(self, candidates: list[Candidate]) -> list[Prepared]:
+        """Make the paperwork of claims."""
+        outside = self.outside
+        prepared: list[Prepared] = []
         for candidate in candidates:
+            attempt = self._attempt(candidate)
             try:
-                attempt = self._claim_one(candidate)
+                outside.spool.prepare_claim(attempt)
             except OSError as error:
-                desk.doubtful = True
+                self.desk.doubtful = True
                 outside.pauses.failed("claim", error)
-                return claimed
-            if attempt is not None:
-                desk.claim(attempt, outside.now())
-                claimed = True
-        outside.pauses.worked("claim")
-        return claimed
+                break
+            prepared.append((candidate, attempt))
+        return prepared
 
-    def _claim_one(self, candidate: Candidate) -> Attempt | None:
+    def _make_durable(self, overs: list[Over], prepared: list[Prepared]) -> bool:
+        """Sync outcomes, and claims that are about to be made, all at once; False if that failed.
+
+        So an outcome is never lost, and a claim that survives a power cut always has its papers.
+        """
+        outside, desk = self.outside, self.desk
+        wall = outside.wall()
+        ends = [(over, over.durable or _record(over, wall)) for over in overs]
+        events = [Event("claim.prepared", one.claimed, attempt=one) for _, one in prepared]
+        events += [
+            Event("job.ended", record.ended, record=record)
+            for over, record in ends
+            if over.durable is None
+        ]
+        try:
+            if events:
+                outside.spool.append(events)
+        except OSError as error:
+            desk.doubtful = True
+            if overs:
+                outside.pauses.failed("end", error)
+            if prepared:
+                outside.pauses.failed("claim", error)
+            for candidate, attempt in prepared:
+                with contextlib.suppress(OSError):
+                    outside.spool.clear(attempt.id, attempt.attempt, candidate.name)
+            return False
+        for over, record in ends:
+            desk.claimed.pop(record.id, None)
+            desk.over[record.id] = replace(over, durable=record)
+        return True
+
+    def _claim(self, prepared: list[Prepared]) -> None:
+        """Claim what is prepared, and make the claims durable before anything is started."""
+        if not prepared:
+            return
+        outside, desk = self.outside, self.desk
+        claimed: list[Attempt] = []
+        try:
+            for candidate, attempt in prepared:
+                if self._claim_one(candidate, attempt):
+                    claimed.append(attempt)
+            outside.spool.sync_claims()
+        except OSError as error:
+            desk.doubtful = True
+            outside.pauses.failed("claim", error)
+            for attempt in claimed:
+                reason = "its claim could not be made durable"
+                desk.returning[attempt.id] = Return(attempt, reason)
+            return
+        for attempt in claimed:
+            desk.claim(attempt, outside.now())
+        outside.pauses.worked("claim")
+
+    def _claim_one(self, candidate: Candidate, attempt: Attempt) -> bool:
         spool, backlog = self.outside.spool, self.desk.backlog
-        attempt = self._attempt(candidate)
-        spool.prepare_claim(attempt)
         try:
             won = spool.claim(attempt)
         except OSError as error:
@@ -146,17 +201,17 @@ class Act:
             standing = Standing(Kind.LEFT, reason, CANNOT_MOVE_PAUSE)
             backlog.put_aside(candidate.name, candidate.stat, standing, self.outside.now())
             self.outside.log.warning("entry.left", entry=job.shown(candidate.name), reason=reason)
-            return None
+            return False
         backlog.forget(candidate.name)
         if not won:
             spool.clear(attempt.id, attempt.attempt, candidate.name)
-            return None
+            return False
         stat = spool.claimed_stat(attempt)
         if attempt.refused or (stat is not None and ready.unchanged(candidate.stat, stat)):
-            return attempt
+            return True
         # Changed between the look and the claim: give it back, to be looked at as it is.
         self.desk.returning[attempt.id] = Return(attempt, "changed while it was being claimed")
-        return None
+        return False
 
     def _attempt(self, candidate: Candidate) -> Attempt:
         stat, verdict, name = candidate.stat, candidate.verdict, candidate.name
@@ -175,33 +230,22 @@ class Act:
             refused=verdict.reason if isinstance(verdict, Refusal) else "",
         )
 
-    def _end(self, overs: list[Over], *, claimed: bool) -> None:
-        """Make outcomes durable with one sync, then move their jobs.
-
-        The sync covers new claims too.
-        """
-        spool, pauses = self.outside.spool, self.outside.pauses
-        wall = self.outside.wall()
-        ends = [(over, over.durable or _record(over, wall)) for over in overs]
-        new = [record for over, record in ends if over.durable is None]
+    def _move_ended(self, overs: list[Over]) -> None:
+        """Move jobs whose outcome is durable to the ended ones."""
         try:
-            if new:
-                spool.append(Event("job.ended", record.ended, record) for record in new)
-            for over, record in ends:
-                self.desk.over[record.id] = replace(over, durable=record)
-            if claimed and not (new and self.outside.settings.ordered):
-                spool.sync_claims()
-            for over, record in ends:
-                self._move_ended(over, record)
+            for over in overs:
+                self._move_one(self.desk.over[over.attempt.id])
         except OSError as error:
             self.desk.doubtful = True
-            pauses.failed("end", error)
+            self.outside.pauses.failed("end", error)
         else:
             if overs:
-                pauses.worked("end")
+                self.outside.pauses.worked("end")
 
-    def _move_ended(self, over: Over, record: Record) -> None:
-        desk, log = self.desk, self.outside.log
+    def _move_one(self, over: Over) -> None:
+        desk, log, record = self.desk, self.outside.log, over.durable
+        if record is None:
+            return
         moved = self.outside.spool.end(record)
         desk.drop(record.id)
         if not moved:
@@ -246,7 +290,7 @@ class Act:
         now, log = self.outside.now(), self.outside.log
         log.info("jobs.signalled", jobs=len(stop.runs), signal=plan.signal_name(stop.signal))
         for run in stop.runs:
-            self.desk.running[run.attempt.id] = replace(run, told=now)
+            self.desk.tell(run, now)
         self.outside.processes.signal({run.attempt.id: run.pid for run in stop.runs}, stop.signal)
 
 

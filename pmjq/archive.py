@@ -16,13 +16,16 @@ import os
 import stat as modes
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from pmjq import job
 from pmjq.errors import CannotCreateError
+from pmjq.job import Record
 from pmjq.state import TO_ERROR_DIRECTORY
+from pmjq.tree import decoded
 
 if TYPE_CHECKING:
     from pmjq.disk import Disk
-    from pmjq.job import Record
     from pmjq.spool import Spool
 
 
@@ -59,8 +62,7 @@ class Archive:
         """``done``: ``-o``, else the spool's own. ``failed``: ``-e``, else where the others go."""
         self.spool = spool
         self.disk = spool.disk
-        stat = self.disk.stat(spool.own)
-        self._device = stat.st_dev if stat else 0
+        self._device = self._device_of(spool.own)
         self.made: list[str] = []
         self.done = self._destination(done or spool.done_path())
         self.failed = self._destination(failed) if failed else self.done
@@ -90,6 +92,23 @@ class Archive:
         self._move(spool.record_path(record), f"{stem}.json", near=near)
         self._move(spool.ended_path(record), stem, near=near)
 
+    def mend(self, record: Record) -> bool:
+        """Write the record of an archived job again if a power cut has left none; True if so.
+
+        Filing on the spool's own file system syncs nothing: the event has the outcome.
+        """
+        home = self.destination(record)
+        stem = f"{home.path}/{job.real_name(record.stem, record.stem_hex)}"
+        if self.disk.stat(stem) is None:
+            return False
+        if decoded(self.disk.read(f"{stem}.json") or b"", Record) is not None:
+            return False
+        hidden = _hidden(f"{stem}.json")
+        self.disk.write(hidden, msgspec.json.encode(record) + b"\n")
+        self.disk.sync(hidden)
+        self.disk.rename(hidden, f"{stem}.json")
+        return True
+
     def _destination(self, path: str) -> Destination:
         return Destination(self.disk, path, self._device_of(path))
 
@@ -109,7 +128,9 @@ class Archive:
                         "make it or name another"
                     ) from error
             stat = self.disk.stat(path)
-        return stat.st_dev if stat else 0
+        if stat is None:
+            raise CannotCreateError(f"{job.shown(path)}: vanished as soon as it was made")
+        return stat.st_dev
 
     def _move(self, source: str, target: str, *, near: bool) -> None:
         """Move a file or a tree.
@@ -129,16 +150,19 @@ class Archive:
         if self.disk.stat(source) is None:
             return
         hidden = _hidden(target)
-        self._copy(source, hidden)
-        self.disk.rename(hidden, target)
-        self.disk.sync(os.path.dirname(target))
+        there = self.disk.stat(target)
+        # A directory under its final name is complete, and its source may not be any more.
+        if there is None or not modes.S_ISDIR(there.st_mode):
+            self._copy(source, hidden)
+            self.disk.rename(hidden, target)
+            self.disk.sync(os.path.dirname(target))
         self.spool.remove(source)
 
     def _copy(self, source: str, target: str) -> None:
         stat = self.disk.stat(source)
         if stat is None:
             return
-        if not _is_directory(stat.st_mode):
+        if not modes.S_ISDIR(stat.st_mode):
             self.disk.copy(source, target)
             return
         self.spool.remove(target)
@@ -151,7 +175,3 @@ class Archive:
 def _hidden(path: str) -> str:
     directory, _, name = path.rpartition("/")
     return f"{directory}/.{name}.part"
-
-
-def _is_directory(mode: int) -> bool:
-    return modes.S_ISDIR(mode)

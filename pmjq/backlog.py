@@ -33,6 +33,10 @@ class Aside:
     since: float
 
 
+SLACK = 100
+"""Places in the order that may be out of date before it is made anew."""
+
+
 class Backlog:
     """The entries of the spool by name; ``rules`` say which of them are jobs."""
 
@@ -165,6 +169,10 @@ class Backlog:
         if self._queued.get(name) != appeared:
             self._queued[name] = appeared
             heapq.heappush(self._order, (appeared, name))
+            if len(self._order) > 2 * len(self._queued) + SLACK:
+                # Entries that changed or went have left their old places behind.
+                self._order = [(appeared, name) for name, appeared in self._queued.items()]
+                heapq.heapify(self._order)
 
     def _age(self, name: str, seen: Print, now: float) -> float:
         aside = self._aside.get(name)

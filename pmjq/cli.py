@@ -7,6 +7,7 @@ in one line on standard error and an exit code of sysexits(3).
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -91,7 +92,7 @@ def _say(text: str) -> None:
 
 
 def _verb(verb: str, words: list[str]) -> int:
-    if "--help" in words:
+    if {"-h", "--help"} & set(words):
         click.echo(
             f"Usage: pmjq {verb} [-s SPOOL] [options] [JOB ...]\n\n"
             f"  Reserved: this version of pmjq ({__version__}) is the daemon only "
@@ -105,11 +106,20 @@ def _verb(verb: str, words: list[str]) -> int:
     )
 
 
-class _Seconds(click.FloatRange):
-    name = "seconds"
+class _Number(click.FloatRange):
+    """A number in a range; nan is in none, whatever comparisons say."""
 
-    def __init__(self) -> None:
-        super().__init__(min=0)
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401  # as click has it
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> float:
+        """Return the number; UsageError by way of ``fail`` if it is none."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 @click.command(
@@ -125,7 +135,7 @@ class _Seconds(click.FloatRange):
     "-C",
     "load",
     metavar="LOAD",
-    type=click.FloatRange(min=0, min_open=True),
+    type=_Number(min=0, min_open=True),
     help="Start nothing while the one-minute load average is above LOAD.",
 )
 @click.option(
@@ -154,7 +164,7 @@ class _Seconds(click.FloatRange):
 @click.option(
     "--settle",
     metavar="SECONDS",
-    type=_Seconds(),
+    type=_Number(min=0),
     help=(
         "For how long a file must stay unchanged before it is run. "
         "[default: 0; on a network file system 3 or 35]"
@@ -163,7 +173,7 @@ class _Seconds(click.FloatRange):
 @click.option(
     "--grace",
     metavar="SECONDS",
-    type=_Seconds(),
+    type=_Number(min=0),
     default=10.0,
     show_default=True,
     help="Time between TERM and KILL.",
@@ -212,11 +222,13 @@ def daemon(spool: str, **options: Any) -> int:  # noqa: ANN401  # as click hands
     root = os.path.abspath(spool)
     _check_spool(spool, root)
     _check_executing(spool, root)
-    name = options["node"] or host_name()
+    name = host_name() if options["node"] is None else options["node"]
     if not nodes.is_name(name):
         raise ConfigurationError(
             f"--node {name}: a node's name has letters, digits, - and _, and dots between them"
         )
+    if "" in (options["archive"], options["errors"]):
+        raise UsageError("-o and -e want the name of a directory; an empty one names none")
     archive, errors = _absolute(options["archive"]), _absolute(options["errors"])
     _check_archive("-o", archive, root)
     _check_archive("-e", errors, root)
@@ -244,7 +256,15 @@ def daemon(spool: str, **options: Any) -> int:  # noqa: ANN401  # as click hands
 
 
 def _check_spool(given: str, root: str) -> None:
-    if not os.path.lexists(root):
+    try:
+        there = os.path.isdir(root) or bool(os.lstat(root))
+    except PermissionError as error:
+        raise NotPermittedError(
+            f"{given}: this user may not search the directories above it"
+        ) from error
+    except OSError:
+        there = False
+    if not there:
         raise NotFoundError(
             f"{given}: no such directory; make it, or mount the share that it is on"
         )
@@ -267,7 +287,11 @@ def _check_executing(given: str, root: str) -> None:
 
 
 def _check_archive(option: str, path: str | None, root: str) -> None:
-    if path is not None and os.path.realpath(path) == os.path.realpath(root):
+    if path is None:
+        return
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise ConfigurationError(f"{option} {path}: is not a directory; name one, or a new one")
+    if os.path.realpath(path) == os.path.realpath(root):
         raise ConfigurationError(
             f"{option} {path}: is the spool itself, where ended jobs would be run again; "
             "name another"
@@ -340,7 +364,7 @@ def _owners(
     uids, gids = {uid}, set()
     for name in accept:
         try:
-            uids.add(int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid)
+            uids.add(int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid)
         except KeyError:
             try:
                 gids.add(grp.getgrnam(name).gr_gid)

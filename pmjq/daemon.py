@@ -135,7 +135,6 @@ class Daemon:
             rules=options.rules,
             grace=options.grace,
             environment=account.login_environment(),
-            ordered=options.kind in probe.ORDERED,
         )
         turn = Turn(
             settings,
@@ -315,22 +314,12 @@ class Daemon:
             return
         verdict, desk = turn.verdict, turn.desk
         running = len(desk.running) + len(desk.starting)
-        said = (
-            verdict.open,
-            verdict.reason,
-            running,
-            len(turn.backlog),
-            str(turn.intent),
-            len(desk.filing),
-        )
+        aside = self._aside()
+        backlog, filing = len(turn.backlog), len(desk.filing)
+        said = (verdict.open, verdict.reason, running, backlog, str(turn.intent), filing, aside)
         if not force and said == state.last and now - state.published < 12 * PUBLISH:
             return
         state.published, state.last = now, said
-        aside = dict(turn.filing.reasons())
-        for name, standing in turn.backlog.aside():
-            if len(aside) >= MOST_ASIDE:
-                break
-            aside[job.shown(name)] = standing.reason
         with contextlib.suppress(OSError):
             turn.spool.publish(self._life(aside))
         service.notify(
@@ -339,6 +328,16 @@ class Daemon:
                 f"gate {_gate(verdict.open, verdict.reason)}"
             )
         )
+
+    def _aside(self) -> dict[str, str]:
+        """Return what does not run or is not filed, with the reasons; the first hundred."""
+        turn = self.turn
+        aside = dict(turn.filing.reasons())
+        for name, standing in turn.backlog.aside():
+            if len(aside) >= MOST_ASIDE:
+                break
+            aside[job.shown(name)] = standing.reason
+        return aside
 
     def _life(self, aside: dict[str, str]) -> Life:
         turn, limits, me = self.turn, self.options.limits, self.machine

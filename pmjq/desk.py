@@ -10,7 +10,7 @@ The load gate's view of our own jobs is kept beside them, since it changes with 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pmjq import plan
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 MOST_AHEAD = 16
 """How many jobs are claimed ahead at most."""
+
+REMAINS_PAUSE = 0.1
+"""Seconds between two looks for what is left of jobs that were told to stop."""
 
 JUST_NOW = 0.1
 """Seconds after which an end does not tell any more that another is near."""
@@ -46,6 +49,14 @@ class Doubt:
     told: bool = False
 
 
+@dataclass(slots=True)
+class Remains:
+    """A job that was told to stop and whose first process has ended; others may be left."""
+
+    run: Run
+    status: Status
+
+
 class Desk:
     """The attempts in hand, by id."""
 
@@ -61,6 +72,7 @@ class Desk:
         self.claimed: dict[str, Claimed] = {}
         self.starting: dict[str, Attempt] = {}
         self.running: dict[str, Run] = {}
+        self.remains: dict[str, Remains] = {}
         self.doubts: dict[str, Doubt] = {}
         self.over: dict[str, Over] = {}
         self.returning: dict[str, Return] = {}
@@ -82,7 +94,19 @@ class Desk:
 
     def busy(self) -> int:
         """Return how many slots are taken: what runs, is about to, or may."""
-        return len(self.running) + len(self.starting) + len(self.doubts)
+        return len(self.running) + len(self.remains) + len(self.starting) + len(self.doubts)
+
+    def stopping(self) -> tuple[Run, ...]:
+        """Return what is to be stopped when the daemon stops by killing."""
+        return (*self.running.values(), *(remains.run for remains in self.remains.values()))
+
+    def tell(self, run: Run, now: float) -> None:
+        """Take note that a job was told to stop."""
+        job_id, told = run.attempt.id, replace(run, told=now)
+        if job_id in self.running:
+            self.running[job_id] = told
+        elif job_id in self.remains:
+            self.remains[job_id].run = told
 
     def ahead(self, now: float) -> int:
         """Return how many jobs are worth claiming before there is room for them.
@@ -138,7 +162,16 @@ class Desk:
         usage = status.usage
         cpu = usage.user_cpu + usage.system_cpu if usage else None
         self.forecast = self.forecast.ended(now, duration, cpu, self.contention.factor)
-        self.settle(attempt, status, now, told=run is not None and run.told is not None)
+        if run is not None and run.told is not None:
+            # Told to stop: it is over when the whole tree is.
+            self.remains[job_id] = Remains(run, status)
+        else:
+            self.settle(attempt, status, now)
+
+    def gone(self, job_id: str, now: float) -> None:
+        """Take note that no process is left of a job that was told to stop."""
+        remains = self.remains.pop(job_id)
+        self.settle(remains.run.attempt, remains.status, now, told=True)
 
     def settle(self, attempt: Attempt, status: Status, now: float, *, told: bool = False) -> None:
         """Decide what becomes of an attempt that is over."""
@@ -183,15 +216,25 @@ class Desk:
         ]
         if self.intent is Intent.KILL:
             grace = max(grace, plan.SHORTEST_GRACE)
-            times += [(run.told or now) + grace for run in self.running.values()]
+            times += [(run.told or now) + grace for run in self.stopping()]
+        if self.remains:
+            times.append(now + REMAINS_PAUSE)
         return times
 
     def drop(self, job_id: str) -> None:
         """Forget an attempt that is another's now."""
+        if job_id in self.running or job_id in self.starting:
+            self.forecast = self.forecast.ended(self.forecast.at, 0.0, None, 1.0)
         for place in self._places():
             place.pop(job_id, None)
 
     def _places(self) -> tuple[dict[str, Any], ...]:
         return (
-            self.running, self.starting, self.claimed, self.doubts, self.over, self.returning
-        )  # fmt: skip
+            self.running,
+            self.remains,
+            self.starting,
+            self.claimed,
+            self.doubts,
+            self.over,
+            self.returning,
+        )

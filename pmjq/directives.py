@@ -72,11 +72,17 @@ def refusal(code: str, head: bytes, *, interpreter: bool = False) -> str:
                 f"is a program for another kind of machine ({_machine(head)}); "
                 "build it for this one"
             )
+        case "ENOEXEC" if head.startswith(b"#!"):
+            name = interpreter_of(head)
+            return f"its interpreter {name} is not a program of this machine; mend the first line"
         case "ENOEXEC":
             return (
-                "is neither a program of this machine nor text; "
-                "a script starts with #! and its interpreter"
+                "is neither a program of this machine nor text;"
+                " a script starts with #! and its interpreter"
             )
+        case "ENOENT" | "ENOTDIR" | "ELOOP" if head.startswith(b"#!") and interpreter:
+            name = interpreter_of(head)
+            return f"its interpreter {name} lacks its own interpreter or loader; mend {name}"
         case "ENOENT" | "ENOTDIR" | "ELOOP" if head.startswith(b"#!"):
             name = interpreter_of(head)
             return f"its interpreter {name} is not on this node; install it or mend the first line"
@@ -111,7 +117,7 @@ def _script(head: bytes) -> Spec | Refusal:
 
 def _with_directives(head: bytes, *, shell: bool) -> Spec:
     words: list[str] = []
-    for line in head.decode("utf-8", "replace").splitlines():
+    for line in head.decode("utf-8", "replace").split("\n"):
         text = line.strip()
         if text and not text.startswith("#"):
             break

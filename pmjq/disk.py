@@ -23,8 +23,8 @@ import stat as modes
 from pmjq.directives import HEAD
 from pmjq.ready import Look
 
-GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
-"""Errors of a look that mean: not there (any more)."""
+GONE = frozenset({errno.ENOENT, errno.ENOTDIR})
+"""Errors of a look that mean: not there. ESTALE means only that nobody knows."""
 
 UNTOLD = frozenset(
     {errno.EINVAL, errno.EACCES, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM}
@@ -95,14 +95,13 @@ class Disk:
         finally:
             os.close(fd)
 
-    def write(self, path: str, data: bytes, *, exclusive: bool = False) -> None:
-        """Write a whole file that only its writer names; ``exclusive``: fail if it exists.
+    def write(self, path: str, data: bytes) -> None:
+        """Write a whole file that only its writer names.
 
         An existing one is written over and not truncated first: that would free its block and
         look for another.
         """
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_EXCL if exclusive else 0)
-        fd = os.open(path, flags, 0o666)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             _write_all(fd, data, 0)
             if os.fstat(fd).st_size > len(data):
@@ -111,7 +110,7 @@ class Disk:
             os.close(fd)
 
     def write_at(self, path: str, offset: int, data: bytes, *, create: bool = False) -> None:
-        """Write into a file at an offset and sync it; a repetition is harmless.
+        """Write into a file at an offset, where it then ends, and sync it; repeatable.
 
         ``create``: make the file if it is not there. Without, a removed file stays removed and
         this fails.
@@ -119,6 +118,8 @@ class Disk:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o666)
         try:
             _write_all(fd, data, offset)
+            if os.fstat(fd).st_size > offset + len(data):
+                os.ftruncate(fd, offset + len(data))
             os.fdatasync(fd)
         finally:
             os.close(fd)
@@ -172,7 +173,7 @@ class Disk:
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 return False
-            if error.errno not in GONE:
+            if error.errno != errno.ENOENT:
                 raise
         return True
 

@@ -161,6 +161,11 @@ class Filing:
 
     def _failed(self, record: Record, error: OSError) -> None:
         destination = self.archive.destination(record)
+        try:
+            # What is wrong with the destination itself says more than the call that failed.
+            destination.check()
+        except OSError as found:
+            error = found
         state = self._state(record)
         state.length = min(LONGEST_PAUSE, state.length * 2 or FIRST_PAUSE)
         state.until = self.now() + state.length

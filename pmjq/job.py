@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import contextlib
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final, Literal
 
 import msgspec
 
 from pmjq.state import State
 
-FORMAT = 1
+FORMAT: Final = 1
 """The number of the on-disk format; one that is not known is refused with both numbers named."""
 
 NAME_MAX = 255
@@ -47,7 +47,7 @@ class Spec(msgspec.Struct, frozen=True):
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One claim of one job by one life of a node; the content of ``claim.N.json``."""
 
-    format: int = FORMAT
+    format: Literal[1] = FORMAT
     id: str
     name: str
     name_hex: str = ""
@@ -98,7 +98,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     ``stem`` is the archived name, chosen once, so that every step of archiving can be repeated.
     """
 
-    format: int = FORMAT
+    format: Literal[1] = FORMAT
     id: str
     name: str
     name_hex: str = ""
@@ -127,7 +127,12 @@ class Event(msgspec.Struct, frozen=True):
 
     event: str
     at: datetime
+    attempt: Attempt | None = None
     record: Record | None = None
+
+
+LATEST = 1e11
+"""Seconds since the epoch: no time of day is later than the year 5138."""
 
 
 def shown(name: str) -> str:
@@ -157,7 +162,8 @@ def stem(ended: datetime, job_id: str, name: str) -> str:
     prefix = f"{ended:%Y%m%dT%H%M%S.%f}Z-{job_id}-"
     room = NAME_MAX - LONGEST_AFFIX - len(prefix)
     if len(name) * 4 > room:
-        name = _bytes(name)[:room].decode("utf-8", "surrogateescape")
+        whole = not exact(name)
+        name = _bytes(name)[:room].decode("utf-8", "ignore" if whole else "surrogateescape")
     return prefix + name
 
 
@@ -217,19 +223,27 @@ def _said(words: list[bytes]) -> dict[str, Any]:
             return {
                 "pid": int(pid),
                 "start": int(start),
-                "started": float(at),
+                "started": _time(at),
                 "keeper": int(keeper),
                 "keeper_start": int(keeper_start),
             }
         case [b"exit", code, at, user, system, rss, *_]:
             usage = Usage(float(user), float(system), int(rss))
-            return {"code": int(code), "ended": float(at), "usage": usage}
+            return {"code": int(code), "ended": _time(at), "usage": usage}
         case [b"noexec", error, at, *_]:
-            return {"error": int(error), "ended": float(at)}
+            return {"error": int(error), "ended": _time(at)}
         case [b"void", *_]:
             return {"void": True}
         case _:
             return {}
+
+
+def _time(text: bytes) -> float:
+    """Return a time of day that can be a date; ValueError for any other number."""
+    seconds = float(text)
+    if not 0 <= seconds < LATEST:
+        raise ValueError(seconds)
+    return seconds
 
 
 def _bytes(name: str) -> bytes:

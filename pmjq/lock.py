@@ -8,6 +8,7 @@ and one started from a login would not meet: root's locks are in /run/pmjq, ever
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -29,7 +30,8 @@ def acquire(spool_uuid: str, node: str) -> int:
     Raises ConfigurationError if the directory of the locks is somebody else's.
     """
     directory = place()
-    directory.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise ConfigurationError(

@@ -66,7 +66,7 @@ class Log:
         )
         self.logger: FilteringBoundLogger = structlog.wrap_logger(
             self._output,
-            processors=[structlog.processors.add_log_level, stamp, *last],
+            processors=[structlog.processors.add_log_level, stamp, _printable, *last],
             wrapper_class=structlog.make_filtering_bound_logger(20),
             cache_logger_on_first_use=True,
         )
@@ -76,12 +76,19 @@ class Log:
         self._output.reopen()
 
 
+def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Escape what would break a line or work on a terminal: names of files may hold anything."""
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[key] = "".join(
+                letter if letter.isprintable() else ascii(letter)[1:-1] for letter in value
+            )
+    return event
+
+
 def _as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    ordered = {key: event.pop(key) for key in ("timestamp", "level", "event")} | dict(event)
-    try:
-        return _encoder.encode(ordered).decode()
-    except (UnicodeEncodeError, TypeError):
-        return _encoder.encode({key: repr(value) for key, value in ordered.items()}).decode()
+    first = {key: event.pop(key) for key in ("timestamp", "level", "event")}
+    return _encoder.encode(first | dict(event)).decode()
 
 
 def _colours() -> bool:
@@ -89,9 +96,10 @@ def _colours() -> bool:
 
 
 def _path_of(fd: int) -> str:
-    try:
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            return os.readlink(f"/proc/self/fd/{fd}")
-    except OSError:
-        pass
+    """Return the path of the file that a descriptor is open on, if it is one and has one."""
+    with contextlib.suppress(OSError):
+        here = os.fstat(fd)
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        if stat.S_ISREG(here.st_mode) and os.path.samestat(here, os.stat(path)):
+            return path
     return ""

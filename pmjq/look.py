@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import deque
 from typing import TYPE_CHECKING
 
 from pmjq import directives, gates, job, plan, ready, recovery
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pmjq.desk import Desk
     from pmjq.job import Attempt
     from pmjq.outside import Outside
+    from pmjq.process import Report
 
 RESCAN = 5.0
 """Seconds between slow looks at everything: an overflowing inotify queue says nothing."""
@@ -65,16 +67,18 @@ class Look:
         self._rescan_at = 0.0
         self._listed = 0
         self._missing = ""
+        self._reports: deque[Report] = deque()
         self._returned: set[tuple[str, int]] = set()
         self._told: dict[str, str] = {}
         self._verdict_said = ""
-        self._closed_since = 0.0
+        self._closed_since: float | None = None
 
     def view(self) -> View:
         """Return what a decision may use now; OSError if the spool cannot be looked at."""
         outside, desk = self.outside, self.desk
         now = outside.now()
         self._hear(now)
+        self._see_remains(now)
         if not self._present():
             return View(now=now)
         if desk.doubtful:
@@ -91,12 +95,14 @@ class Look:
             room=room,
             ahead=ahead,
             busy=desk.busy() > 0,
-            candidates=tuple(self._candidates(plan.wanted(room, ahead, len(desk.claimed)), now)),
+            candidates=tuple(
+                self._candidates(plan.wanted(room, ahead, desk.claimed.values()), now)
+            ),
             claimed=tuple(desk.claimed.values()),
             returning=tuple(desk.returning.values()),
             over=tuple(desk.over.values()),
             filing=outside.filing.due(desk.filing.values(), now),
-            running=tuple(desk.running.values()) if desk.intent is Intent.KILL else (),
+            running=desk.stopping() if desk.intent is Intent.KILL else (),
             claim_after=pauses.until("claim"),
             start_after=pauses.until("start"),
             end_after=pauses.until("end"),
@@ -122,27 +128,40 @@ class Look:
     # -- the processes
 
     def _hear(self, now: float) -> None:
+        """Take note of the reports of the processes; one that fails is heard again."""
+        self._reports.extend(self.outside.processes.reports())
+        while self._reports:
+            self._heed(self._reports[0], now)
+            self._reports.popleft()
+
+    def _heed(self, report: Report, now: float) -> None:
         desk = self.desk
-        for report in self.outside.processes.reports():
-            match report:
-                case Started((job_id, _), pid, at):
-                    desk.started(job_id, pid, at, now)
-                case Ended((job_id, _), code, at, usage, alone):
-                    run = desk.running.get(job_id)
-                    began = run.at if run else at
-                    status = Status(started=began, ended=at, code=code, usage=usage, alone=alone)
-                    desk.ended(job_id, status, now)
-                case Unstarted((job_id, _), error, tried):
-                    self._unstarted(job_id, error, now, tried=tried)
-                case Vanished((job_id, _)):
+        match report:
+            case Started((job_id, _), pid, at):
+                desk.started(job_id, pid, at, now)
+            case Ended((job_id, _), code, at, usage, alone):
+                run = desk.running.get(job_id)
+                began = run.at if run else at
+                status = Status(started=began, ended=at, code=code, usage=usage, alone=alone)
+                desk.ended(job_id, status, now)
+            case Unstarted((job_id, _), error, tried):
+                self._unstarted(job_id, error, now, tried=tried)
+            case Vanished((job_id, _)):
+                desk.doubt(job_id, now)
+            case Unkept(keys):
+                self.outside.log.warning("keeper.lost", jobs=len(keys))
+                for job_id, _ in keys:
                     desk.doubt(job_id, now)
-                case Unkept(keys):
-                    self.outside.log.warning("keeper.lost", jobs=len(keys))
-                    for job_id, _ in keys:
-                        desk.doubt(job_id, now)
+
+    def _see_remains(self, now: float) -> None:
+        remains = self.desk.remains
+        if remains:
+            leaders = {job_id: one.run.pid for job_id, one in remains.items()}
+            for job_id in leaders.keys() - self.outside.processes.left(leaders):
+                self.desk.gone(job_id, now)
 
     def _unstarted(self, job_id: str, error: int, now: float, *, tried: bool) -> None:
-        attempt = self.desk.unstarted(job_id, now)
+        attempt = self.desk.starting.get(job_id)
         if attempt is None:
             return
         if tried:
@@ -154,9 +173,10 @@ class Look:
             self.desk.claim(attempt)
             failure = OSError(error, os.strerror(error), attempt.name)
             self.outside.pauses.failed("start", failure)
+        self.desk.unstarted(job_id, now)
 
-    def _unexecuted(self, attempt: Attempt, status: Status) -> None:
-        """Decide what becomes of an attempt whose execve failed."""
+    def _unexecuted(self, attempt: Attempt, status: Status, *, earlier: bool = False) -> None:
+        """Decide what becomes of an attempt whose execve failed, maybe in an earlier life."""
         look = self.outside.spool.claimed(attempt)
         head = (look.head if look else None) or b""
         interpreter = os.access(directives.interpreter_of(head), os.X_OK)
@@ -166,9 +186,11 @@ class Look:
         young = status.error == errno.ENOEXEC and not self.outside.settings.rules.kernel_tells
         if isinstance(fate, Return):
             self.desk.returning[attempt.id] = fate
-        elif young and key not in self._returned:
+        elif earlier or (young and key not in self._returned):
+            # An earlier life's order may have come when the job had moved on already.
             self._returned.add(key)
-            self.desk.returning[attempt.id] = Return(attempt, "may not have been complete yet")
+            reason = "could not be executed, and is tried once more"
+            self.desk.returning[attempt.id] = Return(attempt, reason, stopped=True)
         else:
             self.desk.over[attempt.id] = fate
 
@@ -192,8 +214,8 @@ class Look:
             desk.resolved(attempt)
             desk.settle(attempt, status, now, told=doubt.told)
         elif status is not None and status.error is not None:
+            self._unexecuted(attempt, status, earlier=True)
             desk.resolved(attempt)
-            self._unexecuted(attempt, status)
         elif status is None or doubt.rebooted:
             self._interrupted(attempt, status or Status())
         elif status.void:
@@ -340,10 +362,12 @@ class Look:
         queued = len(desk.backlog)
         kind = "" if desk.verdict.open or not queued else desk.verdict.reason.split()[0]
         if not kind:
-            self._closed_since = now
+            self._closed_since = None
             if self._verdict_said:
                 log.info("gate.opened")
             self._verdict_said = ""
+        elif self._closed_since is None:
+            self._closed_since = now
         elif kind != self._verdict_said and now - self._closed_since >= GATE_PATIENCE:
             self._verdict_said = kind
             log.info("gate.closed", reason=desk.verdict.reason, queued=queued)

@@ -71,6 +71,12 @@ class Machine(Struct, frozen=True):
     host: str = ""
 
 
+LONGEST_NAME = 128
+"""Characters: a token and what is added to it must fit in a file name."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
+
+
 def token(name: str, boot: str, chance: str) -> str:
     """Return the name of one life: node, boot and chance, so that no two lives ever share one."""
     return f"{name}.{boot[:8]}.{chance[:8]}"
@@ -81,7 +87,4 @@ def is_name(text: str) -> bool:
 
     A node's name is part of file names and of lines that people read.
     """
-    return (
-        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}(\.[A-Za-z0-9_-]{1,62}){0,8}", text)
-        is not None
-    )
+    return len(text) <= LONGEST_NAME and _NAME.fullmatch(text) is not None

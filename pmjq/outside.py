@@ -57,16 +57,16 @@ class Runner(Protocol):
     def find(self, job_id: str) -> tuple[int, int] | None:
         """Return pid and start time of a job's process, found by its environment."""
 
+    def left(self, jobs: Mapping[str, int]) -> set[str]:
+        """Return the jobs of whose trees a process is left."""
+
     def signal(self, jobs: Mapping[str, int], number: int) -> None:
         """Send a signal to the trees of jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the person asked for, and what this node is.
-
-    ``ordered``: on this file system one sync makes all earlier renames durable.
-    """
+    """What the person asked for, and what this node is."""
 
     node: str
     machine: Machine
@@ -74,7 +74,6 @@ class Settings:
     rules: Rules
     grace: float = 10.0
     environment: dict[str, str] = field(default_factory=dict)
-    ordered: bool = False
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ An outcome is durable once its event is; a record that is torn is written again 
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,18 +21,21 @@ from pmjq.job import Attempt, Event, Record, Status
 from pmjq.tree import Tree, decoded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from pmjq.disk import Disk
 
 EVENTS_READ = 64 << 20
 """Bytes read from the end of a file of events when a record is missed: the last 80,000 jobs."""
 
+EVENTS_MENDED = 1 << 20
+"""Bytes read from the end of the events of a life that a power cut may have ended."""
+
 MOST_SPARE = 64
 """How many empty directories of archived jobs are kept for the next ones."""
 
-VOID = b"void\n"
-"""Content of a status file that was made to keep an attempt from ever starting."""
+VOID = "void"
+"""Where a status leads that was made to keep an attempt from ever starting: nowhere."""
 
 _RESERVED = re.compile(r"(claim|out|status|record)\.\d+(\.json)?\Z|work\Z|executable\Z")
 
@@ -45,6 +49,13 @@ class Places(NamedTuple):
     status: str
 
 
+class Told(NamedTuple):
+    """What events tell about jobs, by id: their latest attempts and records."""
+
+    attempts: dict[str, Attempt]
+    records: dict[str, Record]
+
+
 class Paperwork(Tree):
     """The paperwork that one life of a node makes, reads and clears away."""
 
@@ -53,7 +64,7 @@ class Paperwork(Tree):
         super().__init__(disk, root, token, local=local)
         self._events = f"{self.own}/events/{token}.jsonl"
         self._written = 0
-        self._built = 0
+        self._numbers = itertools.count(1)
         self._as_new: tuple[int, int, int] | None = None
         self._spares: list[str] = []
 
@@ -65,8 +76,7 @@ class Paperwork(Tree):
         disk.rename(building, f"{self._job}/{attempt.id}")
 
     def _make_building(self) -> str:
-        self._built += 1
-        building = f"{self._tmp}/{self.token}.{self._built}"
+        building = self._new_tmp()
         self.disk.mkdir(building)
         self.disk.mkdir(f"{building}/work")
         return building
@@ -95,24 +105,30 @@ class Paperwork(Tree):
 
     def status(self, attempt: Attempt) -> Status | None:
         """Return how far an attempt got; None: its start has not been tried."""
-        text = self.disk.read(f"{self._job}/{attempt.id}/status.{attempt.attempt}")
-        return None if text is None else job.status(text)
+        path = self._status_path(attempt)
+        text = self.disk.read(path)
+        if text is None:
+            return Status(void=True) if self.disk.stat(path) is not None else None
+        return job.status(text)
 
     def void(self, attempt: Attempt) -> bool:
         """Keep an attempt from ever starting; False if its start has been tried.
 
         Start and void both create ``status.N`` exclusively, so exactly one of them happens,
-        however late an order to start may still be under way.
+        however late an order to start may still be under way. A void one is a symbolic link to
+        nothing: made by one call, with nothing to be written that a full disk could refuse.
         """
-        path = f"{self._job}/{attempt.id}/status.{attempt.attempt}"
         try:
-            self.disk.write(path, VOID, exclusive=True)
+            self.disk.symlink(VOID, self._status_path(attempt))
         except OSError:
             status = self.status(attempt)
             if status is None:
                 raise
             return status.void
         return True
+
+    def _status_path(self, attempt: Attempt) -> str:
+        return f"{self._job}/{attempt.id}/status.{attempt.attempt}"
 
     def ended(self) -> list[tuple[str, int]]:
         """Return id and attempt of the jobs that have ended and are not archived."""
@@ -150,29 +166,39 @@ class Paperwork(Tree):
         self.disk.write_at(self._events, self._written, data, create=True)
         self._written += len(data)
 
-    def recorded(self, wanted: set[str], tokens: set[str] | None = None) -> dict[str, Record]:
-        """Return the latest records of jobs by id, from the events of some lives or of all."""
-        found: dict[str, Record] = {}
+    def told(self, wanted: set[str], tokens: set[str] | None = None) -> Told:
+        """Return what the events of some lives, or of all, tell about jobs: the latest of each."""
+        told = Told({}, {})
         ids = re.compile(b"|".join(re.escape(job_id.encode()) for job_id in wanted))
+        for event in self._happened(tokens, EVENTS_READ, ids):
+            attempt, record = event.attempt, event.record
+            if attempt is not None and attempt.id in wanted:
+                told.attempts[attempt.id] = attempt
+            if record is not None and record.id in wanted:
+                told.records[record.id] = record
+        return told
+
+    def last_records(self, token: str) -> list[Record]:
+        """Return the last records that a life wrote, some hundreds of them."""
+        events = self._happened({token}, EVENTS_MENDED, re.compile(b""))
+        return [event.record for event in events if event.record is not None]
+
+    def _happened(
+        self, tokens: set[str] | None, last: int, matching: re.Pattern[bytes]
+    ) -> Iterator[Event]:
         for name in self._list(f"{self.own}/events"):
             if tokens is not None and name.removesuffix(".jsonl") not in tokens:
                 continue
-            text = self.disk.read(f"{self.own}/events/{name}", EVENTS_READ) or b""
+            text = self.disk.read(f"{self.own}/events/{name}", last) or b""
             for line in io.BytesIO(text):
-                event = decoded(line, Event) if ids.search(line) else None
-                if event is None or event.record is None or event.record.id not in wanted:
-                    continue
-                before = found.get(event.record.id)
-                if before is None or before.attempt <= event.record.attempt:
-                    found[event.record.id] = event.record
-        return found
+                event = decoded(line, Event) if matching.search(line) else None
+                if event is not None:
+                    yield event
 
     def rewrite_record(self, record: Record) -> None:
         """Write a record that was missing or torn once more."""
-        self.disk.write(
-            f"{self._job}/{record.id}/record.{record.attempt}.json",
-            msgspec.json.encode(record) + b"\n",
-        )
+        self._mkdir(f"{self._job}/{record.id}")
+        self.disk.write(self.record_path(record), msgspec.json.encode(record) + b"\n")
 
     def record_path(self, record: Record) -> str:
         """Return where a record lies until its job is archived."""
@@ -204,29 +230,30 @@ class Paperwork(Tree):
     def clear(self, job_id: str, number: int, name: str, *, alone: bool = False) -> None:
         """Remove the paperwork of a job that is archived or returned; repeatable.
 
+        It is moved away first: an order to start that is still under way finds nothing then.
         ``alone``: no process of the job is left. Then its directories, if they are as they were
         made, serve the next job: making and removing a directory costs ten renames.
         """
-        disk, directory = self.disk, f"{self._job}/{job_id}"
-        disk.unlink(f"{directory}/status.{number}")
-        disk.unlink(f"{directory}/{executable_name(name)}")
-        if alone and len(self._spares) < MOST_SPARE and self._as_made(directory):
-            self._built += 1
-            spare = f"{self._tmp}/{self.token}.{self._built}"
-            disk.rename(directory, spare)
-            self._spares.append(spare)
+        disk, away = self.disk, self._new_tmp()
+        if not self._moved(f"{self._job}/{job_id}", away):
             return
-        disk.unlink(f"{directory}/claim.{number}.json")
-        disk.unlink(f"{directory}/record.{number}.json")
-        disk.rmdir(f"{directory}/work")
-        if not disk.rmdir(directory):
-            self.remove(directory)
+        if alone and len(self._spares) < MOST_SPARE:
+            disk.unlink(f"{away}/{executable_name(name)}")
+            disk.unlink(f"{away}/status.{number}")
+            if self._as_made(away):
+                self._spares.append(away)
+                return
+        self.remove(away)
+
+    def _new_tmp(self) -> str:
+        return f"{self._tmp}/{self.token}.{next(self._numbers)}"
 
     def _as_made(self, directory: str) -> bool:
         work = self.disk.stat(f"{directory}/work")
         return (
             work is not None
             and (work.st_mode, work.st_uid, work.st_gid) == self._made()
+            and self.disk.names(directory) == ["work"]
             and not self.disk.names(f"{directory}/work")
         )
 
@@ -240,11 +267,9 @@ class Paperwork(Tree):
                 self._as_new = (stat.st_mode, stat.st_uid, stat.st_gid)
         return self._as_new or (0, 0, 0)
 
-    def clear_archived(self, job_id: str) -> None:
-        """Remove what is left of the paperwork of a job that has neither claim nor record there."""
-        directory = f"{self._job}/{job_id}"
-        if not any(name.startswith(("claim.", "record.")) for name in self._list(directory)):
-            self.remove(directory)
+    def has_record(self, job_id: str) -> bool:
+        """Tell whether there is a record, readable or not, among the paperwork of a job."""
+        return any(name.startswith("record.") for name in self._list(f"{self._job}/{job_id}"))
 
     def clear_tmp(self) -> None:
         """Remove what this life left under construction."""

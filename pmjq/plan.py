@@ -22,6 +22,8 @@ from pmjq.job import Status
 from pmjq.state import State
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from pmjq.job import Attempt, Record, Spec
     from pmjq.ready import Stat
 
@@ -204,25 +206,27 @@ def plan(view: View) -> list[Action]:
     room = view.room
     starts: list[Action] = []
     others: list[Action] = []
+    returns: list[Return] = []
     for claimed in view.claimed:
         attempt = claimed.attempt
         if attempt.refused:
-            others.append(End(Over(attempt, Status(), State.REJECTED, attempt.refused)))
+            if view.now >= view.end_after:
+                others.append(End(Over(attempt, Status(), State.REJECTED, attempt.refused)))
         elif view.intent is not Intent.RUN:
-            others.append(Return(attempt, "the daemon stops"))
+            returns.append(Return(attempt, "the daemon stops"))
         elif room > 0:
             room -= 1
             if view.now >= view.start_after:
                 starts.append(Start(attempt))
         elif claimed.since is not None and view.now >= claimed.since + LONGEST_AHEAD:
-            others.append(Return(attempt, "claimed ahead, and no room came free"))
+            returns.append(Return(attempt, "claimed ahead, and no room came free"))
     if view.intent is Intent.KILL:
         starts += _stops(view)
     claims = _claims(view)
     if view.now >= view.end_after and (claims or _worth_a_sync(view)):
         others += [End(over) for over in view.over]
     if view.now >= view.return_after:
-        others += view.returning
+        others += [*returns, *view.returning]
     # What was claimed now is started with the next plan, and a free slot is worth more than a
     # tidy desk.
     filing = view.filing if not claims or len(view.filing) > MOST_UNFILED else ()
@@ -276,19 +280,20 @@ def signal_name(number: int) -> str:
         return str(number)
 
 
-def wanted(room: int, ahead: int, claimed: int) -> int:
-    """Return how many jobs to claim.
+def wanted(room: int, ahead: int, claimed: Collection[Claimed]) -> int:
+    """Return how many jobs to claim beside those that are claimed.
 
     As many as there is room for, and more ahead once half of those ahead are used up.
     """
-    beyond = max(0, claimed - room)
-    return room - claimed + (ahead if beyond <= ahead // 2 else 0)
+    count = sum(not one.attempt.refused for one in claimed)
+    beyond = max(0, count - room)
+    return room - count + (ahead if beyond <= ahead // 2 else 0)
 
 
 def _claims(view: View) -> list[Action]:
     if view.intent is not Intent.RUN or view.now < view.claim_after:
         return []
-    room = wanted(view.room, view.ahead, len(view.claimed))
+    room = wanted(view.room, view.ahead, view.claimed)
     claims: list[Action] = []
     for candidate in view.candidates:
         if isinstance(candidate.verdict, Refusal):

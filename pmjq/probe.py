@@ -42,13 +42,6 @@ NETWORK = frozenset(
 On these the kernel cannot tell whether a file is still open.
 """
 
-ORDERED = frozenset({"ext2", "ext3", "ext4", "xfs", "tmpfs", "ramfs"})
-"""File systems on which syncing one file makes every earlier rename durable.
-
-One journal, kept in order.
-"""
-
-
 START_FIELD = 19
 """Index of the start time in /proc/PID/stat behind the name; field 22 in proc(5)."""
 

@@ -184,6 +184,11 @@ class Processes:
         pairs = sorted((probe.start_time(pid), pid) for pid in found)
         return next(((pid, start) for start, pid in pairs if start), None)
 
+    def left(self, jobs: Mapping[str, int]) -> set[str]:
+        """Return the jobs of whose trees a process is left; zombies do not count."""
+        members = _members(set(jobs), jobs)
+        return {job_id for job_id, pids in members.items() if any(map(probe.start_time, pids))}
+
     def signal(self, jobs: Mapping[str, int], number: int) -> None:
         """Send a signal to the whole tree of each job.
 

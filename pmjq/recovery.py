@@ -19,12 +19,13 @@ from pmjq import job, plan
 from pmjq.desk import Doubt
 from pmjq.errors import TryLaterError
 from pmjq.job import Attempt, Status
-from pmjq.plan import Over
+from pmjq.plan import Over, Return
 from pmjq.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pmjq.archive import Archive
     from pmjq.desk import Desk
     from pmjq.job import Record
     from pmjq.node import Life, Machine
@@ -113,42 +114,53 @@ def reload(spool: Spool, desk: Desk, now: float) -> list[str]:
 def load_ended(spool: Spool, desk: Desk) -> None:
     """Put on the desk the ended jobs that are not archived.
 
-    A record that is torn is written again from its event.
+    A record that is torn is written again from its event. What cannot be read now is looked at
+    again with the next reload.
     """
-    torn: list[tuple[str, int]] = []
+    missing: list[tuple[str, int]] = []
     for key in spool.ended():
-        if key[0] in desk.filing:
-            continue
-        record = spool.record(*key)
-        if record is None:
-            torn.append(key)
-        else:
-            desk.filing[key[0]] = record
-    if not torn:
+        if key[0] not in desk.filing:
+            record = spool.record(*key)
+            if record is None:
+                missing.append(key)
+            else:
+                desk.filing[key[0]] = record
+    if not missing:
         return
-    found = spool.recorded({job_id for job_id, _ in torn})
-    for key in torn:
-        record = found.get(key[0]) or _made_again(spool, key)
-        if record is not None:
-            spool.rewrite_record(record)
-            desk.filing[record.id] = record
+    records = spool.told({job_id for job_id, _ in missing}).records
+    for key in missing:
+        try:
+            record = records.get(key[0]) or _made_again(spool, key)
+            if record is not None:
+                spool.rewrite_record(record)
+                desk.filing[record.id] = record
+        except OSError:
+            desk.doubtful = True
+
+
+def mend(spool: Spool, archive: Archive, former: list[Former]) -> int:
+    """Write again the archived records that a power cut has torn; return how many."""
+    records = [
+        record for life in former if life.rebooted for record in spool.last_records(life.token)
+    ]
+    return sum(archive.mend(record) for record in records)
 
 
 def clear_paperwork(spool: Spool, desk: Desk, node: str, lives: set[str]) -> None:
     """Remove the paperwork that no job needs.
 
     That is the paperwork of this node's claims that were never made, and, whoever's it was, what
-    is left of jobs that are archived: it has neither claim nor record any more.
+    is left of jobs that are archived, and what a power cut tore before the claim.
     """
     papers = spool.paperwork()
-    ended = {job_id for job_id, _ in spool.ended()}
+    kept = {job_id for job_id, _ in spool.ended()} | spool.batons()
     for job_id in papers:
-        if job_id in desk or job_id in desk.filing or job_id in ended:
+        if job_id in kept or job_id in desk.filing:
             continue
         attempt = spool.attempt(job_id)
-        if attempt is None:
-            spool.clear_archived(job_id)
-        elif attempt.node == node and attempt.token not in lives:
+        if attempt is None and not spool.has_record(job_id):
+            spool.clear(job_id, 1, job_id)
+        elif attempt is not None and attempt.node == node and attempt.token not in lives:
             name = job.real_name(attempt.name, attempt.name_hex)
             spool.clear(job_id, attempt.attempt, name)
 
@@ -156,28 +168,33 @@ def clear_paperwork(spool: Spool, desk: Desk, node: str, lives: set[str]) -> Non
 def _put(spool: Spool, desk: Desk, ids: list[str], now: float, life: Former) -> None:
     if not ids:
         return
-    # An outcome may be durable already and its job not moved yet.
     attempts = {job_id: spool.attempt(job_id) for job_id in ids}
     makers = {attempt.token for attempt in attempts.values() if attempt is not None}
     tokens = None if None in attempts.values() else {life.token, *makers}
-    recorded = spool.recorded(set(ids), tokens)
+    # An outcome may be durable already and its job not moved yet.
+    told = spool.told(set(ids), tokens)
     for job_id, attempt in attempts.items():
-        record = recorded.get(job_id)
+        record = told.records.get(job_id)
         if record is not None and (attempt is None or attempt.attempt == record.attempt):
-            desk.over[job_id] = Over(
-                attempt or _as_recorded(spool, record),
-                Status(),
-                record.state,
-                record.reason,
-                record,
-            )
+            known = attempt or _as_recorded(spool, record)
+            desk.over[job_id] = Over(known, Status(), record.state, record.reason, record)
         elif attempt is None:
-            reason = "its paperwork is missing; submit it again under its own name"
-            desk.over[job_id] = Over(_nameless(spool, job_id), Status(), State.LOST, reason)
+            _put_torn(spool, desk, job_id, told.attempts.get(job_id), life)
         elif attempt.refused:
             desk.claim(attempt)
         else:
             desk.doubts[job_id] = Doubt(attempt, now, now, rebooted=life.rebooted)
+
+
+def _put_torn(spool: Spool, desk: Desk, job_id: str, attempt: Attempt | None, life: Former) -> None:
+    """Put a job on the desk whose paperwork is torn or gone; its event may know what it was."""
+    known = attempt or _nameless(spool, job_id)
+    if life.rebooted and known.spec.restartable:
+        reason = "its paperwork was lost with the power; it is restartable"
+        desk.returning[job_id] = Return(known, reason, stopped=True)
+    else:
+        reason = "its paperwork is missing; submit it again"
+        desk.over[job_id] = Over(known, Status(), State.LOST, reason)
 
 
 def _made_again(spool: Spool, key: tuple[str, int]) -> Record | None:

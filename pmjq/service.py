@@ -17,7 +17,7 @@ def notify(**states: str | int) -> None:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    text = "\n".join(f"{key}={value}" for key, value in states.items())
+    text = "\n".join(f"{key}={_line(value)}" for key, value in states.items())
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
         line.setblocking(False)  # noqa: FBT003  # the socket's own signature
         line.sendto(text.encode("utf-8", "replace"), address)
@@ -27,6 +27,14 @@ def watchdog() -> float | None:
     """Return after how many seconds without a sign of life the service manager acts, if it does."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     pid = os.environ.get("WATCHDOG_PID", "")
-    if not microseconds.isdigit() or (pid and pid != str(os.getpid())):
+    if pid and pid != str(os.getpid()):
         return None
-    return int(microseconds) / 1e6 or None
+    try:
+        return max(0, int(microseconds)) / 1e6 or None
+    except ValueError:
+        return None
+
+
+def _line(value: str | int) -> str:
+    """Return a value on one line: a line break would begin another state."""
+    return " ".join(str(value).splitlines())

@@ -222,6 +222,11 @@ class Spool(Paperwork):
         self.remove(base)
         return taken
 
+    def batons(self) -> set[str]:
+        """Return the ids of the jobs that any life of any node has."""
+        lives = self._list(f"{self.own}/node")
+        return {name for token in lives for name in self._list(f"{self.own}/node/{token}/run")}
+
     def running(self) -> list[str]:
         """Return the ids of the jobs that this life has."""
         return self.disk.names(self._run)

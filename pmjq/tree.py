@@ -7,6 +7,7 @@ report what they like.
 
 from __future__ import annotations
 
+import stat as modes
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -36,14 +37,18 @@ class Tree:
         self._run = f"{self.own}/node/{token}/run"
 
     def remove(self, path: str) -> None:
-        """Remove a tree; links are removed, not followed."""
-        for name in self._list(path):
-            below = f"{path}/{name}"
-            try:
-                self.disk.unlink(below)
-            except OSError:
-                self.remove(below)
-        self.disk.rmdir(path)
+        """Remove a file or a tree; links are removed, not followed."""
+        try:
+            self.disk.unlink(path)
+        except OSError:
+            stat = self.disk.stat(path)
+            if stat is None:
+                return
+            if not modes.S_ISDIR(stat.st_mode):
+                raise
+            for name in self._list(path):
+                self.remove(f"{path}/{name}")
+            self.disk.rmdir(path)
 
     def _mkdir(self, path: str) -> None:
         try:

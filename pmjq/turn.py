@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 PLANS_IN_A_TURN = 64
 """After so many plans without a pause the daemon gets a chance to see whether it is to stop."""
 
+LONGEST_SLEEP = 5.0
+
 
 class Turn:
     """One life of a node at a spool."""
@@ -94,6 +96,10 @@ class Turn:
         """
         self._silence = Silence(self.spool.beat, strangers or [])
         spool, desk = self.spool, self.desk
+        # Before the lives are buried: a second power cut must find them again.
+        mended = recovery.mend(spool, self.filing.archive, former)
+        if mended:
+            self.outside.log.info("records.mended", jobs=mended)
         recovery.take_up(spool, desk, former, self.outside.now())
         recovery.load_ended(spool, desk)
         lives = set(spool.lives())
@@ -119,7 +125,7 @@ class Turn:
             pauses.worked("look")
             actions = plan.plan(view)
             if not actions:
-                return self._wake()
+                return self._wake(view.now)
             self._act.carry_out(actions)
         return self.outside.now()
 
@@ -147,12 +153,13 @@ class Turn:
             former = [recovery.Former(token, rebooted=True)]
             recovery.take_up(self.spool, self.desk, former, now)
 
-    def _wake(self) -> float:
-        now = self.outside.now()
+    def _wake(self, looked: float) -> float:
+        """Return the first deadline after the last look: what was due then is done, or paused."""
+        outside = self.outside
         times = [
-            *self.desk.deadlines(now, self.outside.settings.grace),
-            *self.outside.pauses.ends(now),
+            *self.desk.deadlines(looked, outside.settings.grace),
+            *outside.pauses.ends(looked),
         ]
         if self.desk.filing:
             times.append(self.filing.next())
-        return max(now, min(times))
+        return min((time for time in times if time > looked), default=looked + LONGEST_SLEEP)

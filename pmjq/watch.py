@@ -30,6 +30,12 @@ STEP_RELAXED = 50
 BUSY_FOR = 2.0
 """Seconds after an event for which more are expected."""
 
+RETRY = 2.0
+"""Seconds until a directory that cannot be watched is tried again."""
+
+AFRESH = 0.1
+"""Seconds until a watch is made anew: names that are not UTF-8 may come in floods."""
+
 CALL = 1000
 """ms that one call to the Rust side takes at most, so that the thread can be stopped."""
 
@@ -54,15 +60,17 @@ class Watch:
         self._stop.set()
 
     def _run(self) -> None:
-        prefix = self.path.rstrip("/") + "/"
         while not self._stop.is_set():
+            pause = RETRY
+            # Whatever goes wrong (the directory is gone, inotify has no room): try again.
             with contextlib.suppress(Exception):
-                self._watch(prefix)
-            # The directory is gone, or inotify has no room: look at everything, and try again.
-            self.nudge(None)
-            self._stop.wait(RETRY)
+                self._watch()
+                pause = AFRESH
+            self._stop.wait(pause)
 
-    def _watch(self, prefix: str) -> None:
+    def _watch(self) -> None:
+        """Watch until there is a reason to begin afresh, or to stop."""
+        prefix = self.path.rstrip("/") + "/"
         notify = RustNotify(
             watch_paths=[self.path],
             debug=False,
@@ -71,25 +79,28 @@ class Watch:
             recursive=False,
             ignore_permission_denied=False,
         )
+        # What happened while nothing was watched.
+        self.nudge(None)
         quiet = 0.0
         try:
             while not self._stop.is_set():
-                step = (
-                    STEP_RELAXED if self.relaxed else STEP_BUSY if quiet < BUSY_FOR else STEP_IDLE
-                )
-                try:
-                    changes = notify.watch(step, step, CALL, self._stop)
-                except (UnicodeError, WatchfilesRustInternalError):
-                    # A name that is not UTF-8: the events it came with are lost, the names are not.
-                    self.nudge(None)
-                    continue
+                idle = STEP_BUSY if quiet < BUSY_FOR else STEP_IDLE
+                step = STEP_RELAXED if self.relaxed else idle
+                changes = notify.watch(step, step, CALL, self._stop)
                 if isinstance(changes, set):
                     quiet = 0.0
-                    self.nudge({path.removeprefix(prefix) for _, path in changes})
+                    paths = {path for _, path in changes}
+                    inside = {path for path in paths if path.startswith(prefix)}
+                    if inside:
+                        self.nudge({path.removeprefix(prefix) for path in inside})
+                    if paths != inside:
+                        # The directory itself: removed or replaced, and the old one is watched.
+                        return
                 elif changes == "timeout":
                     quiet += CALL / 1000
+        except (UnicodeError, WatchfilesRustInternalError):
+            # A name that is not UTF-8. From then on every call raises the same, so another watch is
+            # needed; the events are lost, the names are still there.
+            return
         finally:
             notify.close()
-
-
-RETRY = 5.0

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # A shared machine may stop any example for longer than the 200 ms that hypothesis allows.
-settings.register_profile("pmjq", deadline=None)
+settings.register_profile("pmjq", deadline=None, max_examples=60)
 settings.load_profile("pmjq")
 
 

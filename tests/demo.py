@@ -1,7 +1,8 @@
 """Show pmjq at work: real jobs through a real daemon on a temporary spool, in well under a minute.
 
-`make demo` runs this. The daemon's log appears as it is written; between its lines stand the commands that a person
-would type. Everything lies below one temporary directory, which is removed at the end, after an error and after Ctrl-C alike.
+`make demo` runs this. The daemon's log appears as it is written; between its lines stand the
+commands that a person would type. Everything lies below one temporary directory, which is removed
+at the end, after an error and after Ctrl-C alike.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 def show_archive(root: Path) -> None:
-    """Print what is in the archive: one line for each job, then one record and one output in full."""
+    """Print what is in the archive: one line for each job, then one record and one output."""
     say(
         "\n# The archive has for each job its file, its .out, its .json, and .d if it left files:\n"
     )

@@ -13,6 +13,7 @@ last sync, empty if it never was), or may be torn. Modes and owners count as par
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -21,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pmjq import node, recovery
 from pmjq.archive import Archive
@@ -582,7 +583,7 @@ class Faults:
         self.count += 1
         if not self.at or self.count < self.at or (self.count > self.at and not self.lasting):
             return False
-        self.hit = self.hit or f"{operation} {' -> '.join(paths)}"
+        self.hit = self.hit or f"n={self.count} {operation} {' -> '.join(paths)}"
         return True
 
     def lift(self) -> None:
@@ -591,7 +592,7 @@ class Faults:
 
     def __str__(self) -> str:
         name = "" if self.how in CRASHES else f" with {errno.errorcode[self.error]}"
-        return f"n={self.count} {self.how}{name}{' from then on' * self.lasting}: {self.hit}"
+        return f"{self.hit} {self.how}{name}{' from then on' * self.lasting}"
 
 
 class Faulty(Disk):
@@ -695,7 +696,8 @@ class Faulty(Disk):
                     half()
                 raise Crash
             case How.CRASH_AFTER:
-                call()
+                with contextlib.suppress(OSError):
+                    call()
                 raise Crash
             case How.FAIL:
                 if half is not None and faults.error == errno.ENOSPC:
@@ -958,6 +960,9 @@ class FakeProcesses:
         found = [pid for pid, each in self.world.running.items() if each.key[0] == job_id]
         return (min(found), min(found) * 100) if found else None
 
+    def left(self, jobs: Mapping[str, int]) -> set[str]:
+        return {each.key[0] for each in self.world.running.values()} & set(jobs)
+
     def signal(self, jobs: Mapping[str, int], number: int) -> None:
         self.signals.append((number, dict(jobs)))
         for job_id in jobs:
@@ -976,15 +981,15 @@ class Lines:
     """A log that is kept."""
 
     def __init__(self) -> None:
-        self.lines: list[tuple[str, str, dict[str, Any]]] = []
+        self.lines: list[tuple[str, str, dict[str, object]]] = []
 
-    def info(self, event: str, **keys: Any) -> None:
+    def info(self, event: str, **keys: object) -> None:
         self.lines.append(("info", event, keys))
 
-    def warning(self, event: str, **keys: Any) -> None:
+    def warning(self, event: str, **keys: object) -> None:
         self.lines.append(("warning", event, keys))
 
-    def error(self, event: str, **keys: Any) -> None:
+    def error(self, event: str, **keys: object) -> None:
         self.lines.append(("error", event, keys))
 
     def events(self) -> list[str]:
@@ -1010,6 +1015,10 @@ def reading() -> Reading:
     return Reading(load=0.0, runnable=1, cpus=8)
 
 
+MOST_HURRIED = 20
+"""Turns in a row that may ask for another at once."""
+
+
 class Daemon:
     """A daemon's life in a world: dies of ``Crash`` and leaves all the rest as it is."""
 
@@ -1019,6 +1028,7 @@ class Daemon:
         self.faults = faults or Faults()
         self.disk = Faulty(world.disk, self.faults)
         self.log = Lines()
+        self.spins = False
         self.processes = FakeProcesses(world)
         pid = self.processes.daemon
         me = Machine("machine", world.boot, "space", pid, pid * 100)
@@ -1074,8 +1084,14 @@ class Daemon:
         """Take turns and let time pass until a condition holds; False if it does not within so many seconds."""
         world, clock = self.world, self.world.clock
         end = clock.now() + within
+        hurried = 0
         for _ in range(turns):
             wake = self.turn_once()
+            # A turn that wants the next at once, over and over, keeps a CPU busy for nothing.
+            hurried = hurried + 1 if wake <= clock.now() else 0
+            self.spins = hurried > MOST_HURRIED
+            if self.spins:
+                return False
             if until():
                 return True
             if clock.now() >= end:

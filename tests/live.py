@@ -1,8 +1,8 @@
 """A real daemon on a temporary spool, for the tests that want the real thing.
 
-``Live`` starts ``python -m pmjq`` below a directory of its own, drops jobs by rename as careful people do, reads what
-was filed, and ends only processes that it started itself: they are told by a mark in the daemon's environment, which the
-keeper inherits, and jobs by the path of their spool.
+``Live`` starts ``python -m pmjq`` below a directory of its own, drops jobs by rename as careful
+people do, reads what was filed, and ends only processes that it started itself: they are told by a
+mark in the daemon's environment, which the keeper inherits, and jobs by the path of their spool.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Gate:
 class Live:
     """A daemon that may be started, killed and started again on one spool.
 
-    ``root`` is made if it is missing; options follow ``-o ROOT/archive`` unless they name an archive.
+    ``root`` is made if it is missing; ended jobs go to ``ROOT/archive`` unless the options say -o.
     """
 
     def __init__(
@@ -284,7 +284,7 @@ class Live:
         return [filed for filed in self.filed() if filed.record.name == name]
 
     def ended(self, name: str, within: float = 20.0) -> Filed:
-        """Wait until a job has been filed and return it; AssertionError if there is more than one."""
+        """Wait until a job has been filed and return it; AssertionError if there are several."""
         found = eventually(lambda: self.named(name), within=within, what=f"{name} is filed")
         assert len(found) == 1
         return found[0]

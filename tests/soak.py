@@ -31,8 +31,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from live import Filed, Live, eventually
 
+from live import Filed, Live, eventually
 from pmjq import job
 from pmjq.state import State
 
@@ -164,7 +164,8 @@ class Jobs:
             case _:
                 pause = chance.choice(["", "", "sleep 0.1\n"])
                 text = f"{once}{pause}echo {number}\n"
-                return Wanted(kind, number, output=f"{number}\n".encode()), text
+                output = None if kind in REJECTED else f"{number}\n".encode()
+                return Wanted(kind, number, output=output), text
 
     def _put(self, kind: str, name: str, text: str) -> None:
         live, target = self.live, self.live.spool / name

@@ -1,7 +1,8 @@
 """Kill -9 at random moments, under load: no job is lost, none runs twice, none is recorded twice.
 
-Each job appends its name to a file of its own, so that a second execution would be seen, whatever the records say. Three spools
-are driven side by side, since a start of the daemon is CPU time and the rest is sleep. The moments come from a seed.
+Each job appends its name to a file of its own, so that a second execution would be seen, whatever
+the records say. Three spools are driven side by side, since a start of the daemon is CPU time and
+the rest is sleep. The moments come from a seed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from live import Live, eventually
-
 from pmjq.state import State
 
 SEED = 20261122
@@ -108,7 +108,7 @@ def _check_each_once(load: Load) -> None:
 
 
 def test_killed_daemon_loses_nothing(tmp_path: Path) -> None:
-    """Each job is executed once and recorded once with its true exit code, whenever the daemon dies."""
+    """Each job is executed once and recorded once with its true end, whenever the daemon dies."""
     loads = [
         Load(Live(tmp_path / f"n{n}", "-j", "8", "--node", f"n{n}"), SEED + n)
         for n in range(SPOOLS)
@@ -141,7 +141,7 @@ def test_killed_daemon_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_killed_keeper_costs_a_status_and_no_more(tmp_path: Path) -> None:
-    """With the keeper killed too a job is executed at most once; its end may be lost, and is said to be."""
+    """With the keeper killed too a job is executed at most once; it is lost or truly recorded."""
     load = Load(Live(tmp_path, "-j", "8"), SEED)
     live = load.live
     keepers = 0

@@ -213,11 +213,12 @@ def test_hold_and_release(backlog: Backlog) -> None:
 
 
 def test_bad_entries_come_with_their_reasons(backlog: Backlog) -> None:
-    """Entries that can never be run are listed, so many at a time, until they are gone or mended."""
+    """Entries that can never be run are listed, so many at a time, until gone or mended."""
     for name in ("a", "b", "c"):
         backlog.see(name, FIFO, 0.0)
-    assert backlog.bad(2) == [("a", "a FIFO, not an executable file")] + [
-        ("b", "a FIFO, not an executable file")
+    assert backlog.bad(2) == [
+        ("a", "a FIFO, not an executable file"),
+        ("b", "a FIFO, not an executable file"),
     ]
     backlog.see("a", FILE, 1.0)
     backlog.see("b", HELD, 1.0)
@@ -234,7 +235,7 @@ def test_put_aside_takes_off_the_queue(backlog: Backlog) -> None:
 
 
 def test_due_names_come_once(backlog: Backlog) -> None:
-    """However often a look was asked for, a name is due once, and not if it is not aside any more."""
+    """However often a look was asked for, a name is due once, and only while it is aside."""
     for name in ("a", "b", "c"):
         for _ in range(3):
             backlog.put_aside(name, FILE, INCOMING, 0.0)
@@ -262,7 +263,7 @@ def test_revisit_is_all_in_turn(backlog: Backlog) -> None:
     ("stat", "expected"),
     [(HELD, False), (LEFT, False), (FILE, False), (EMPTY, True), (FIFO, True)],
 )
-def test_settling(backlog: Backlog, stat: FakeStat, expected: bool) -> None:  # noqa: FBT001  # a column
+def test_settling(backlog: Backlog, stat: FakeStat, *, expected: bool) -> None:
     """What becomes ready or bad by itself is on its way; what only a person changes is not."""
     backlog.see("a", stat, 0.0)
     assert backlog.settling() == expected

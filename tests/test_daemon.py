@@ -11,8 +11,8 @@ from itertools import accumulate
 from pathlib import Path
 
 import pytest
-from live import Live, eventually
 
+from live import Live, eventually
 from pmjq.state import State
 
 ROOT = os.geteuid() == 0
@@ -66,7 +66,7 @@ def test_cpu_time_is_recorded(live: Live) -> None:
 
 
 def test_environment_is_the_documented_one(live: Live) -> None:
-    """A job gets a login's environment, TZ and LC_*, what tells it about itself, and nothing else."""
+    """A job gets a login's environment, TZ and LC_*, what tells of itself, and nothing else."""
     program = shutil.which("env")
     assert program is not None
     live.drop("env", Path(program).read_bytes())
@@ -106,7 +106,7 @@ def test_job_has_its_own_session(live: Live) -> None:
 
 
 def test_descriptors_and_signals_are_clean(live: Live) -> None:
-    """A job reads from /dev/null, inherits no other descriptor, and ignores and blocks no signal."""
+    """A job reads from /dev/null, inherits nothing else, and ignores and blocks no signal."""
     script = "readlink /proc/$$/fd/* | sort -u; grep -E 'Sig(Blk|Ign)' /proc/$$/status | cut -f2\n"
     live.drop("clean", script)
     filed = live.ended("clean")
@@ -115,7 +115,7 @@ def test_descriptors_and_signals_are_clean(live: Live) -> None:
     # The shell has its script open.
     assert links == {"/dev/null", f"{own}/out.1", f"{own}/clean"}
     blocked, ignored = (int(line, 16) for line in filed.text.splitlines()[-2:])
-    # 32 and 33 are the C library's own, which whoever started the tests may ignore.
+    # glibc's posix_spawn leaves 32 and 33, its own, ignored.
     assert (blocked, ignored & 0x7FFFFFFF) == (0, 0)
 
 
@@ -137,7 +137,7 @@ def test_output_is_readable_while_the_job_runs(live: Live) -> None:
 
 def test_files_in_the_working_directory_are_kept(live: Live) -> None:
     """The working directory is private and fresh; what a job leaves in it is archived as .d."""
-    live.drop("leaves", "[ -z \"$(ls -A)\" ] && [ \"$PWD\" = \"$TMPDIR\" ] && echo 1 >a && mkdir b\n")
+    live.drop("leaves", '[ -z "$(ls -A)" ] && [ "$PWD" = "$TMPDIR" ] && echo 1 >a && mkdir b\n')
     filed = live.ended("leaves")
     assert filed.record.exit_code == 0
     assert (filed.files / "a").read_text() == "1\n"
@@ -250,11 +250,15 @@ def test_without_archive_jobs_stay_in_the_spool_tree(tmp_path: Path) -> None:
 
 def test_hundreds_of_running_jobs_are_adopted(tmp_path: Path) -> None:
     """After a kill -9 the next daemon has every one of 300 running jobs and their true ends."""
-    with Live(tmp_path, "-j", "301", before=("sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh")) as live:
+    with Live(
+        tmp_path, "-j", "301", before=("sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh")
+    ) as live:
         gate = live.gate("all")
         for number in range(300):
             name = f"j{number}"
-            live.drop(name, f"{live.side_effect(name)}{gate.wait}echo {name}\nexit {number % 200}\n")
+            live.drop(
+                name, f"{live.side_effect(name)}{gate.wait}echo {name}\nexit {number % 200}\n"
+            )
         eventually(lambda: len(os.listdir(live.side)) == 300, within=60, what="all run")
         live.kill()
         live.start()
@@ -317,12 +321,19 @@ def test_unwritable_spool_is_refused(tmp_path: Path) -> None:
     """A spool that this user cannot write is 77, at once and not with every job."""
     live = Live(tmp_path)
     live.spool.chmod(0o555)
-    if ROOT and subprocess.run(["chattr", "+i", live.spool], check=False, capture_output=True).returncode:
+    if (
+        ROOT
+        and subprocess.run(
+            ["chattr", "+i", live.spool], check=False, capture_output=True
+        ).returncode
+    ):
         pytest.skip("root can write everything here")
     try:
         assert _refused(live)[0] == 77
     finally:
-        live.spool.chmod(0o755) if not ROOT else subprocess.run(["chattr", "-i", live.spool], check=True)
+        live.spool.chmod(0o755) if not ROOT else subprocess.run(
+            ["chattr", "-i", live.spool], check=True
+        )
 
 
 def test_archive_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The rules of the desk: every attempt in one place, and the gate's view of our own jobs with it."""
+"""The rules of the desk: every attempt in one place, and the gate's view of our own jobs."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_unstarted(desk: Desk) -> None:
 
 
 def test_adopt(desk: Desk) -> None:
-    """A process that was found has the age that its status tells, and is as old for the forecast."""
+    """A process that was found has the age that its status tells, for the forecast too."""
     desk.adopt(A, Status(started=940.0, pid=7), now=100.0, wall=1000.0)
     assert desk.running == {"a": Run(A, 7, 940.0, 40.0)}
     assert desk.forecast.running == 1
@@ -137,7 +137,8 @@ def test_ended_before_it_was_known_to_start(desk: Desk) -> None:
 def test_ended_teaches_the_forecast(desk: Desk) -> None:
     """CPU time over duration, scaled by the contention, is a job's share."""
     running(desk).ended("a", Status(code=0, usage=Usage(3.0, 2.0, 1)), 20.0)
-    assert (desk.forecast.ends, desk.forecast.share) == (1, pytest.approx(0.75))
+    assert desk.forecast.ends == 1
+    assert desk.forecast.share == pytest.approx(0.75)
 
 
 def test_ended_without_usage_teaches_nothing(desk: Desk) -> None:
@@ -146,13 +147,13 @@ def test_ended_without_usage_teaches_nothing(desk: Desk) -> None:
     assert (desk.forecast.ends, desk.forecast.share) == (0, 1.0)
 
 
-def test_told_to_stop_is_cancelled(desk: Desk) -> None:
+@pytest.mark.parametrize(
+    ("code", "state"), [(-15, State.CANCELLED), (1, State.CANCELLED), (0, State.DONE)]
+)
+def test_told_to_stop_is_cancelled(desk: Desk, code: int, state: State) -> None:
     """What this daemon told to stop was cancelled, unless it ended well all the same."""
-    running(desk, Run(A, 7, 1000.0, 10.0, told=11.0)).ended("a", Status(code=-15), 12.0)
-    assert desk.over["a"].state is State.CANCELLED
-    desk.drop("a")
-    running(desk, Run(A, 7, 1000.0, 10.0, told=11.0)).ended("a", Status(code=0), 12.0)
-    assert desk.over["a"].state is State.DONE
+    running(desk, Run(A, 7, 1000.0, 10.0, told=11.0)).ended("a", Status(code=code), 12.0)
+    assert desk.over["a"].state is state
 
 
 def test_told_to_stop_is_returned_if_restartable(desk: Desk) -> None:
@@ -175,7 +176,7 @@ def test_restartable_that_ended_by_itself_is_over(
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_settle_is_for_what_was_in_no_other_place(desk: Desk, told: bool) -> None:  # noqa: FBT001  # a column
+def test_settle_is_for_what_was_in_no_other_place(desk: Desk, *, told: bool) -> None:
     """An attempt whose status was read from disk is judged like one that was reported."""
     desk.settle(A, Status(code=-15), 12.0, told=told)
     assert places(desk) == ["over"]
@@ -205,7 +206,11 @@ def test_doubt_about_a_start(desk: Desk) -> None:
     [(None, False, False), (None, True, True), (11.0, False, True), (11.0, True, True)],
 )
 def test_doubt_remembers_being_told_to_stop(
-    desk: Desk, before: float | None, told: bool, expected: bool  # noqa: FBT001  # columns
+    desk: Desk,
+    before: float | None,
+    *,
+    told: bool,
+    expected: bool,
 ) -> None:
     """What was told to stop stays told, whoever reads how it ended."""
     running(desk, Run(A, 7, 1000.0, 10.0, told=before)).doubt("a", 12.0, told=told)
@@ -224,7 +229,7 @@ def test_drop_forgets_wherever_it_is(desk: Desk, place: str) -> None:
 
 
 @pytest.mark.parametrize("launched_only", [True, False])
-def test_drop_leaves_nothing_in_the_forecast(desk: Desk, launched_only: bool) -> None:  # noqa: FBT001  # a column
+def test_drop_leaves_nothing_in_the_forecast(desk: Desk, *, launched_only: bool) -> None:
     """A running job that another node has taken over is not counted for ever."""
     if launched_only:
         desk.launch(A, 9.5)
@@ -243,7 +248,9 @@ def test_ended_jobs_are_not_in_hand(desk: Desk) -> None:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["claim", "start", "started", "unstarted", "ended", "doubt", "adopt", "drop"]),
+        st.sampled_from(
+            ["claim", "start", "started", "unstarted", "ended", "doubt", "adopt", "drop"]
+        ),
         st.sampled_from("abc"),
     ),
     max_size=40,
@@ -366,7 +373,14 @@ def test_deadline_of_the_grace(desk: Desk) -> None:
     assert deadlines(desk) == [105.0, 110.0]
 
 
+def test_deadline_of_no_grace(desk: Desk) -> None:
+    """Without any grace the next turn is not at once."""
+    desk.running["a"] = Run(A, 7, 0.0, 0.0, told=100.0)
+    desk.intent = Intent.KILL
+    assert desk.deadlines(100.0, 0.0)[1:] == [100.0 + plan.SHORTEST_GRACE]
+
+
 def test_returns_are_values(desk: Desk) -> None:
-    """What is to be returned has its reason, and must be kept from starting unless it has stopped."""
+    """What is to be returned has its reason, and is kept from starting unless it has stopped."""
     desk.returning["a"] = Return(A, "why")
     assert (desk.returning["a"].reason, desk.returning["a"].stopped) == ("why", False)

@@ -340,7 +340,9 @@ def test_strange_line_counts_for_nothing(line: bytes) -> None:
     assert job.status(b"started 1 2 3.5 4 5\n" + line + b"\n") == STARTED
 
 
-WORDS = st.sampled_from([b"started", b"exit", b"noexec", b"void", b"0", b"1", b"-9", b"3.5", b"nan"])
+WORDS = st.sampled_from(
+    [b"started", b"exit", b"noexec", b"void", b"0", b"1", b"-9", b"3.5", b"nan"]
+)
 LINES = st.lists(WORDS | st.binary(max_size=4), max_size=7).map(b" ".join)
 
 

@@ -102,7 +102,10 @@ def test_jobs_do_not_inherit_it(acquire: Callable[[str, str], int]) -> None:
 def test_given_back_however_the_daemon_ends() -> None:
     """The kernel gives the lock of a killed process back; here in the real place."""
     spool = str(uuid.uuid4())
-    code = f"import time; from pmjq import lock; lock.acquire({spool!r}, 'a'); print(1, flush=True); time.sleep(60)"
+    code = (
+        "import time; from pmjq import lock\n"
+        f"lock.acquire({spool!r}, 'a'); print(1, flush=True); time.sleep(60)"
+    )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stdout.readline() == b"1\n"

@@ -25,7 +25,9 @@ LIFE = Life(
 )
 
 
-@pytest.mark.parametrize("name", ["a", "A9", "node-1", "gpu_2", "a.b", "host.example.org", "a" * 63])
+@pytest.mark.parametrize(
+    "name", ["a", "A9", "node-1", "gpu_2", "a.b", "host.example.org", "a" * 63]
+)
 def test_names_of_nodes(name: str) -> None:
     """Host names are names of nodes, with their domain or without."""
     assert is_name(name)
@@ -33,7 +35,23 @@ def test_names_of_nodes(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", ".a", "a.", "a..b", "-a", "_a", "a b", "a/b", "a\n", "\na", "é", "a\0", "a" * 64],
+    [
+        "",
+        ".",
+        "..",
+        ".a",
+        "a.",
+        "a..b",
+        "-a",
+        "_a",
+        "a b",
+        "a/b",
+        "a\n",
+        "\na",
+        "é",
+        "a\0",
+        "a" * 64,
+    ],
 )
 def test_no_names_of_nodes(name: str) -> None:
     """What would be odd in a file name or on a line of a log names no node."""
@@ -48,7 +66,7 @@ def test_every_name_makes_a_file_name(labels: int) -> None:
 
 
 def test_token_is_name_boot_and_chance() -> None:
-    """Eight digits of boot and chance are enough to tell two lives apart, and short enough to read."""
+    """Eight digits of boot and chance tell two lives apart and are short enough to read."""
     assert token("a", "01234567-89ab", "89abcdef0123") == "a.01234567.89abcdef"
 
 
@@ -67,10 +85,16 @@ def test_life_round_trips() -> None:
         assert msgspec.json.decode(msgspec.json.encode(each), type=Life) == each
 
 
-def test_life_says_nothing_it_does_not_know() -> None:
-    """Without -C and -j there is neither a limit nor a number of slots in node.json."""
+def test_life_says_everything() -> None:
+    """Every field stands in node.json, known or not, so that a reader finds them by looking."""
     known = msgspec.json.decode(msgspec.json.encode(LIFE))
-    assert {"limit", "slots", "load", "aside", "stopping"}.isdisjoint(known)
+    assert set(known) == set(Life.__struct_fields__)
+    assert (known["limit"], known["slots"], known["gate"], known["aside"]) == (
+        None,
+        None,
+        "open",
+        {},
+    )
 
 
 def test_life_is_read_strictly() -> None:

@@ -18,6 +18,7 @@ from pmjq.plan import (
     LONGEST_UNSYNCED,
     MISFITS,
     MOST_UNFILED,
+    SHORTEST_GRACE,
     Candidate,
     Claim,
     Claimed,
@@ -246,7 +247,7 @@ def test_nothing_is_rejected_before_the_pause_of_ends_is_over() -> None:
     assert plan(View(now=4.9, claimed=found(refused), end_after=5.0)) == []
 
 
-# --- returns
+# --- giving back
 
 
 def test_returns_are_carried_out() -> None:
@@ -331,6 +332,15 @@ def test_kill_leaves_its_grace() -> None:
     assert plan(view) == []
 
 
+def test_kill_is_repeated_in_time_and_no_faster() -> None:
+    """Without any grace a process still gets to see TERM, and KILL is not sent at every turn."""
+    running = (run(A, told=100.0),)
+    view = View(now=100.0, intent=Intent.KILL, grace=0.0, running=running)
+    assert plan(view) == []
+    view = View(now=100.0 + SHORTEST_GRACE, intent=Intent.KILL, grace=0.0, running=running)
+    assert plan(view) == [Stop(running, signal.SIGKILL)]
+
+
 def test_kill_first_then_the_rest() -> None:
     """Signals go out before anything that touches the disk."""
     running, back = run(A), Return(B, "x", stopped=True)
@@ -342,7 +352,11 @@ def test_kill_first_then_the_rest() -> None:
 
 CLAIMS = st.builds(
     Claimed,
-    st.builds(lambda id, refused: attempt(id=id, refused=refused), st.uuids().map(str), st.sampled_from(["", "bad"])),
+    st.builds(
+        lambda id, refused: attempt(id=id, refused=refused),
+        st.uuids().map(str),
+        st.sampled_from(["", "bad"]),
+    ),
     st.none() | st.floats(0, 10),
 )
 VIEWS = st.builds(
@@ -353,7 +367,9 @@ VIEWS = st.builds(
     ahead=st.integers(0, 6),
     busy=st.booleans(),
     claimed=st.lists(CLAIMS, max_size=6).map(tuple),
-    candidates=st.lists(st.builds(job, st.text(max_size=2)) | st.builds(bad, st.text(max_size=2)), max_size=6).map(tuple),
+    candidates=st.lists(
+        st.builds(job, st.text(max_size=2)) | st.builds(bad, st.text(max_size=2)), max_size=6
+    ).map(tuple),
     start_after=st.sampled_from([0.0, 5.0]),
     claim_after=st.sampled_from([0.0, 5.0]),
 )
@@ -381,15 +397,20 @@ def test_room_is_never_exceeded(view: View) -> None:
         (Status(started=1.0, code=0), False, State.DONE, []),
         (Status(started=1.0, code=0), True, State.DONE, []),
         (Status(started=1.0, code=3), False, State.FAILED, ["exit code 3"]),
-        (Status(started=1.0, code=3), True, State.CANCELLED, ["stopped", "--on-stop kill"]),
+        (
+            Status(started=1.0, code=3),
+            True,
+            State.CANCELLED,
+            ["ended by the daemon", "told to stop"],
+        ),
         (Status(started=1.0, code=-11), False, State.FAILED, ["signal 11", "SEGV"]),
-        (Status(started=1.0, code=-15), True, State.CANCELLED, ["--on-stop kill"]),
+        (Status(started=1.0, code=-15), True, State.CANCELLED, ["ended by the daemon"]),
         (Status(started=1.0), False, State.LOST, ["while it ran", "not known"]),
         (Status(started=1.0), True, State.LOST, ["while it ran", "not known"]),
         (Status(), False, State.LOST, ["being started", "not known"]),
     ],
 )
-def test_outcome(status: Status, told: bool, state: State, words: list[str]) -> None:  # noqa: FBT001  # a column
+def test_outcome(status: Status, state: State, words: list[str], *, told: bool) -> None:
     """Exit code 0 is done; what nobody saw end is lost; the rest failed, or was cancelled by us."""
     result = outcome(A, status, 7.0, told=told)
     assert (result.attempt, result.status, result.state) == (A, status, state)

@@ -30,9 +30,36 @@ def test_usable_cpus_are_some_of_those_online() -> None:
 
 def test_usable_cpus_obey_affinity() -> None:
     """A daemon that may use one CPU has one slot."""
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from pmjq import probe; print(probe.usable_cpus())"
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from pmjq import probe; print(probe.usable_cpus())"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert found.stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"),
+    [
+        ("max 100000", 0),
+        ("150000 100000", 2),
+        ("50000 100000", 1),
+        ("400000 100000", 4),
+        ("", 0),
+        ("odd", 0),
+        ("-1 100000", 0),
+    ],
+)
+def test_quota_of_a_control_group(text: str, cpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's quota is rounded up to whole CPUs; none is no limit."""
+    monkeypatch.setattr(probe, "_text", lambda path: text)
+    assert probe._quota() == cpus
+
+
+def test_what_the_system_does_not_tell() -> None:
+    """Files that are missing in /proc and /sys, as in a container, are empty."""
+    assert (probe._text("/proc/nope"), probe._link("/proc/nope")) == ("", "")
+    assert not probe._same_device("/proc/nope", 1)
 
 
 def test_machine_is_this_one() -> None:
@@ -101,7 +128,9 @@ def test_file_system_of_nothing(tmp_path: Path) -> None:
         probe.file_system(str(tmp_path / "missing"))
 
 
-@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "fuse.sshfs", "fuse"])
+@pytest.mark.parametrize(
+    "kind", ["nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "fuse.sshfs", "fuse"]
+)
 def test_shared(kind: str) -> None:
     """On these another machine may be writing, and nothing tells."""
     assert probe.shared(kind)

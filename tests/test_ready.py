@@ -20,6 +20,7 @@ from pmjq.ready import (
     Print,
     Rules,
     Standing,
+    bad,
     passed_over,
     print_of,
     settled,
@@ -73,6 +74,14 @@ def test_every_name_has_an_answer(name: str) -> None:
     assert standing(name, FakeStat(), MINE, 0.0).kind in kinds
 
 
+def test_own_archive_is_passed_over() -> None:
+    """The archive of this daemon may lie in the spool, whatever its name and its owner."""
+    rules = replace(MINE, own=frozenset({"done"}))
+    told = standing("done", FakeStat(st_mode=0o40755, st_uid=0), rules, 0.0)
+    assert (told.kind, told.again) == (Kind.PASSED_OVER, None)
+    assert "archive" in told.reason
+
+
 # --- kinds
 
 
@@ -124,13 +133,13 @@ def test_directory_is_left() -> None:
 )
 def test_what_is_no_file_is_bad(form: int, word: str) -> None:
     """A thing that can never be run is bad at once, and its reason names it."""
-    bad = told(FakeStat(st_mode=form | 0o777))
-    assert (bad.kind, bad.again) == (Kind.BAD, None)
-    assert word in bad.reason
+    verdict = told(FakeStat(st_mode=form | 0o777))
+    assert (verdict.kind, verdict.again) == (Kind.BAD, None)
+    assert word in verdict.reason
 
 
 def test_hard_links_have_a_moment() -> None:
-    """A program that writes safely links a file and removes its first name; what stays linked is bad."""
+    """Programs that write safely link a file and remove its first name; what stays is bad."""
     linked = FakeStat(st_nlink=3)
     early = told(linked, age=0.5)
     assert (early.kind, early.again) == (Kind.INCOMING, PATIENCE_LINKED - 0.5)
@@ -143,10 +152,10 @@ def test_hard_links_have_a_moment() -> None:
 @pytest.mark.parametrize("mode", [0o104755, 0o102755, 0o106700, 0o104644])
 def test_set_id_is_bad(mode: int) -> None:
     """A set-user-id or set-group-id file is refused before it is held or run."""
-    bad = told(FakeStat(st_mode=mode))
-    assert bad.kind is Kind.BAD
-    assert "set-user-id" in bad.reason
-    assert "chmod ug-s" in bad.reason
+    verdict = told(FakeStat(st_mode=mode))
+    assert verdict.kind is Kind.BAD
+    assert "set-user-id" in verdict.reason
+    assert "chmod ug-s" in verdict.reason
 
 
 @pytest.mark.parametrize("mode", [0o100644, 0o100600, 0o100000, 0o100655])
@@ -163,6 +172,11 @@ def test_executable_is_queued(mode: int) -> None:
     assert told(FakeStat(st_mode=mode)) == QUEUED
 
 
+def test_bad_has_its_reason() -> None:
+    """What turns out on a closer look to be nothing that can run is bad like the rest."""
+    assert bad("names no interpreter") == Standing(Kind.BAD, "names no interpreter")
+
+
 def test_empty_file_is_incoming_then_bad() -> None:
     """An empty file is never run: first it may be filled, then there is nothing to run."""
     empty = FakeStat(st_size=0)
@@ -173,7 +187,7 @@ def test_empty_file_is_incoming_then_bad() -> None:
 
 
 def test_empty_file_has_at_least_the_settle_time() -> None:
-    """Over a network a file that is being written may look empty for as long as it has to settle."""
+    """Over a network a file that is being written may look empty while it has to settle."""
     rules = replace(MINE, settle=35.0)
     assert told(FakeStat(st_size=0), rules, age=PATIENCE_EMPTY).kind is Kind.INCOMING
     assert told(FakeStat(st_size=0), rules, age=35.0).kind is Kind.BAD
@@ -215,7 +229,9 @@ def test_local_file_that_nobody_writes_is_ready() -> None:
         (FakeStat(st_mtime_ns=51, st_ctime_ns=50), None, NETWORK, 35.0),
     ],
 )
-def test_must_stay_unchanged(stat: FakeStat, busy: bool | None, rules: Rules, need: float) -> None:
+def test_must_stay_unchanged(
+    stat: FakeStat, rules: Rules, need: float, *, busy: bool | None
+) -> None:
     """Where nothing tells, an entry is ready once it has stayed the same for the settle time."""
     look = Look(stat, busy, b"")
     early = settled(look, rules, need - 0.5)

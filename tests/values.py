@@ -29,7 +29,7 @@ ATTEMPT = Attempt(
 )
 
 
-def attempt(**changes: Any) -> Attempt:
+def attempt(**changes: Any) -> Attempt:  # noqa: ANN401  # each field has a type of its own
     """Return an attempt with some fields changed."""
     return msgspec.structs.replace(ATTEMPT, **changes)
 
@@ -53,11 +53,17 @@ def _is_name(data: bytes) -> bool:
     return b"/" not in data and b"\0" not in data
 
 
-NAMES = st.one_of(
-    st.binary(min_size=1, max_size=255),
-    st.text(min_size=1, max_size=255).map(lambda text: os.fsencode(_storable(text))[:255]),
-    st.sampled_from([b"a" * 255, b"\xff" * 255, "\U0001f600".encode() * 63, b"a\\xff", b"\\xff\xff"]),
-).filter(_is_name).map(os.fsdecode)
+NAMES = (
+    st.one_of(
+        st.binary(min_size=1, max_size=255),
+        st.text(min_size=1, max_size=255).map(lambda text: os.fsencode(_storable(text))[:255]),
+        st.sampled_from(
+            [b"a" * 255, b"\xff" * 255, "\U0001f600".encode() * 63, b"a\\xff", b"\\xff\xff"]
+        ),
+    )
+    .filter(_is_name)
+    .map(os.fsdecode)
+)
 """File names: 1 to 255 of any bytes but / and NUL."""
 
 

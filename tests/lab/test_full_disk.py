@@ -1,0 +1,194 @@
+"""Full disks, of real file systems: ends stay and are filed later, nothing runs twice.
+
+The spool, its archive, or both lie on a small file system that a test fills with one file. The
+log and what the jobs leave as traces are elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from live import Live, eventually
+from pmjq.state import State
+
+if TYPE_CHECKING:
+    from lab.conftest import Mount
+
+pytestmark = pytest.mark.lab
+
+KINDS = [("tmpfs", "4m"), ("ext4", "16M")]
+
+
+class Filler:
+    """A file that takes all the space there is, until it is removed."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "filler"
+
+    def fill(self) -> None:
+        """Take all space, down to the last block."""
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        try:
+            for size in (1 << 20, 1 << 12, 1):
+                with contextlib.suppress(OSError):
+                    while True:
+                        os.write(fd, bytes(size))
+                # Blocks are taken when they are written out, not before.
+                with contextlib.suppress(OSError):
+                    os.fsync(fd)
+        finally:
+            os.close(fd)
+        assert os.statvfs(self.path).f_bavail == 0
+
+    def free(self) -> None:
+        """Give all space back."""
+        self.path.unlink()
+
+
+@contextlib.contextmanager
+def _live(tmp_path: Path, root: Path, *options: str) -> Iterator[Live]:
+    """Yield a daemon on ``root``, with its log and its jobs' traces on another file system."""
+    live = Live(root, *options)
+    live.log = tmp_path / "daemon.log"
+    live.side = tmp_path / "side"
+    live.side.mkdir()
+    try:
+        yield live
+    finally:
+        live.close()
+
+
+def _full(live: Live, *events: str) -> list[str]:
+    """Return which of these events said that there is no space."""
+    wanted = os.strerror(errno.ENOSPC)
+    return [event["event"] for event in live.events(*events) if event["reason"] == wanted]
+
+
+def _all_filed(live: Live, names: set[str]) -> None:
+    eventually(lambda: {filed.record.name for filed in live.filed()} >= names, within=60)
+    assert sorted(filed.record.name for filed in live.filed()) == sorted(names)
+    assert {name: live.runs(name) for name in names} == dict.fromkeys(names, 1)
+    assert live.alive()
+    assert live.events("turn.failed") == []
+
+
+@pytest.mark.parametrize(("kind", "size"), KINDS)
+def test_jobs_that_end_on_a_full_disk(tmp_path: Path, mount: Mount, kind: str, size: str) -> None:
+    """Jobs whose end finds no space are neither lost nor run again, and the log says why."""
+    root = mount(kind, size)
+    with _live(tmp_path, root, "-j", "4") as live:
+        gates = [live.gate(f"g{number}") for number in range(4)]
+        live.start()
+        for number, gate in enumerate(gates):
+            live.drop(f"j{number}", f"{live.side_effect(f'j{number}')}{gate.wait}exit {number}\n")
+        names = {f"j{number}" for number in range(4)}
+        eventually(lambda: all(live.runs(name) for name in names))
+        for number in range(4, 8):
+            live.drop(f"j{number}", live.side_effect(f"j{number}"))
+        filler = Filler(root)
+        filler.fill()
+        for gate in gates:
+            gate.open()
+        eventually(lambda: _full(live, "end.failed", "claim.failed", "archive.failed"))
+        eventually(lambda: not any(live.runs(name) > 1 for name in names))
+        assert live.alive()
+        filler.free()
+        _all_filed(live, names | {f"j{number}" for number in range(4, 8)})
+        codes = {number: live.ended(f"j{number}").record.exit_code for number in range(4)}
+        assert codes == {number: number for number in range(4)}
+        assert live.stop() == 0
+        assert live.leftovers() == []
+
+
+@pytest.mark.parametrize(("kind", "size"), KINDS)
+def test_disk_that_fills_while_jobs_run(tmp_path: Path, mount: Mount, kind: str, size: str) -> None:
+    """Wherever in its life a job meets the full disk, it is run and recorded once in the end."""
+    root = mount(kind, size)
+    with _live(tmp_path, root, "-j", "2") as live:
+        names = {f"j{number}" for number in range(60)}
+        for name in sorted(names):
+            live.drop(name, live.side_effect(name))
+        live.start()
+        filler = Filler(root)
+        for step in range(1, 4):
+            eventually(lambda step=step: len(live.filed()) >= 8 * step)  # type: ignore[misc]
+            before = len(live.events("job.ended"))
+            told = len(_full(live, "end.failed", "claim.failed", "archive.failed", "start.failed"))
+            filler.fill()
+            # It stops for lack of space, or had enough to be done with.
+            eventually(
+                lambda told=told: (  # type: ignore[misc]
+                    len(_full(live, "end.failed", "claim.failed", "archive.failed", "start.failed"))
+                    > told
+                    or len(live.events("job.ended")) == len(names)
+                )
+            )
+            assert live.alive()
+            assert len(live.events("job.ended")) >= before
+            filler.free()
+        _all_filed(live, names)
+        assert {filed.record.state for filed in live.filed()} == {State.DONE}
+        assert live.stop() == 0
+        assert live.leftovers() == []
+
+
+@pytest.mark.parametrize(("kind", "size"), KINDS)
+def test_daemon_killed_on_a_full_disk(tmp_path: Path, mount: Mount, kind: str, size: str) -> None:
+    """A daemon that is killed while the disk is full leaves everything to the next one."""
+    root = mount(kind, size)
+    with _live(tmp_path, root, "-j", "2") as live:
+        gate = live.gate("g")
+        live.start()
+        live.drop("j", f"{live.side_effect('j')}{gate.wait}exit 3\n")
+        eventually(lambda: live.runs("j"))
+        live.drop("k", live.side_effect("k"))
+        eventually(lambda: len(live.filed()) == 1)
+        filler = Filler(root)
+        filler.fill()
+        gate.open()
+        eventually(lambda: _full(live, "end.failed", "archive.failed"))
+        live.kill()
+        filler.free()
+        live.start()
+        _all_filed(live, {"j", "k"})
+        assert live.ended("j").record.exit_code == 3
+        assert live.stop() == 0
+        assert live.leftovers() == []
+
+
+@pytest.mark.parametrize(("kind", "size"), KINDS)
+def test_full_archive(tmp_path: Path, mount: Mount, kind: str, size: str) -> None:
+    """A full archive delays what goes there and nothing else; it is said, and shown."""
+    archive = mount(kind, size) / "archive"
+    with _live(tmp_path, tmp_path / "root", "-j", "2", "-o", str(archive)) as live:
+        live.start()
+        live.drop("before", live.side_effect("before"))
+        live.ended("before")
+        filler = Filler(archive.parent)
+        filler.fill()
+        names = {f"j{number}" for number in range(5)}
+        for name in sorted(names):
+            # More than fits in what a file system hides in its inodes.
+            live.drop(name, f"{live.side_effect(name)}seq 2000\n")
+        failed = live.said("archive.failed")
+        assert failed["reason"] == os.strerror(errno.ENOSPC)
+        assert failed["archive"] == str(archive)
+        eventually(lambda: all(live.runs(name) for name in names))
+        eventually(lambda: len(os.listdir(live.spool / ".pmjq" / "ended")) == len(names))
+        eventually(lambda: live.node().get("unfiled") == len(names), within=30)
+        assert live.node()["aside"][str(archive)] == os.strerror(errno.ENOSPC)
+        assert live.alive()
+        filler.free()
+        _all_filed(live, names | {"before"})
+        live.said("archive.works_again")
+        assert {len(live.ended(name).text.splitlines()) for name in names} == {2000}
+        assert live.stop() == 0
+        assert live.leftovers() == []
+        assert not [name for name in os.listdir(archive) if name.startswith(".")]

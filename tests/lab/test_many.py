@@ -1,0 +1,52 @@
+"""A hundred thousand jobs are queued: the first one starts soon, in little memory."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from live import Live, eventually
+
+pytestmark = pytest.mark.lab
+
+QUEUED = 100_000
+SECONDS = 5.0
+MEGABYTES = 150
+
+
+def _peak(pid: int) -> float:
+    """Return the most memory that a process ever had, in MB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1000
+
+
+def test_hundred_thousand_queued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With 100,000 jobs queued the first starts within 5 s, and the daemon stays below 150 MB."""
+    live = Live(tmp_path, "-j", "1")
+    try:
+        gate = live.gate("first")
+        live.drop("first", f"{live.side_effect('first')}{gate.wait}")
+        for number in range(QUEUED - 1):
+            fd = os.open(live.spool / f"job{number}", os.O_CREAT | os.O_WRONLY, 0o755)
+            os.write(fd, b"#!/bin/sh\n:\n")
+            os.close(fd)
+        began = time.monotonic()
+        live.start(ready=False)
+        eventually(lambda: live.runs("first"))
+        seconds = time.monotonic() - began
+        eventually(lambda: live.node().get("queued", 0) >= QUEUED - 2, within=60)
+        peak = _peak(live.pid)
+        with capsys.disabled():
+            print(f"\n{QUEUED:,} queued: first job after {seconds:.1f} s, {peak:.0f} MB at most")
+        assert seconds < SECONDS
+        assert peak < MEGABYTES
+        # And they are run, oldest first.
+        gate.open()
+        eventually(lambda: len(live.events("job.ended")) > 50)
+        assert live.events("job.ended")[0]["job"] == "first"
+        assert live.stop() == 0
+    finally:
+        live.close()

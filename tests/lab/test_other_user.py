@@ -1,0 +1,158 @@
+"""A daemon of a user who is not root, with that user's rights and no others."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from live import PROJECT, Live, eventually
+from pmjq.state import State
+
+pytestmark = pytest.mark.lab
+
+NOBODY = 65534
+AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+LOCKS = Path(f"/tmp/pmjq-{NOBODY}")
+
+
+class Theirs(Live):
+    """A daemon of nobody; what is dropped is nobody's too."""
+
+    def write(self, name: str | bytes, content: str | bytes, mode: int = 0o755) -> Path:
+        path = super().write(name, content, mode)
+        os.chown(path, NOBODY, NOBODY)
+        return path
+
+
+@pytest.fixture
+def live(monkeypatch: pytest.MonkeyPatch) -> Iterator[Theirs]:
+    """Return a daemon of nobody, not started, below a directory that everybody may enter."""
+    if os.geteuid():
+        pytest.skip("only root becomes another user")
+    if shutil.which("setpriv") is None:
+        pytest.skip("no setpriv here: it comes with util-linux")
+    probe = subprocess.run(
+        [*AS_NOBODY, sys.executable, "-c", "import pmjq.cli, anyio, watchfiles"],
+        check=False,
+        capture_output=True,
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": PROJECT, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    if probe.returncode:
+        pytest.skip(f"nobody cannot run {sys.executable} with pmjq of {PROJECT}")
+    had_locks = LOCKS.exists()
+    locks = set(os.listdir(LOCKS)) if had_locks else set()
+    root = Path(tempfile.mkdtemp(prefix="pmjq-lab-", dir="/tmp"))
+    root.chmod(0o755)
+    daemon = Theirs(root, "-j", "2", before=AS_NOBODY)
+    for path in (daemon.spool, daemon.side):
+        os.chown(path, NOBODY, NOBODY)
+    daemon.archive.mkdir()
+    os.chown(daemon.archive, NOBODY, NOBODY)
+    try:
+        yield daemon
+    finally:
+        daemon.close()
+        shutil.rmtree(root)
+        if had_locks:
+            for name in set(os.listdir(LOCKS)) - locks:
+                (LOCKS / name).unlink()
+        else:
+            shutil.rmtree(LOCKS, ignore_errors=True)
+
+
+def test_jobs_run_as_that_user(live: Theirs) -> None:
+    """The job runs as the daemon's user, and what it leaves is that user's."""
+    with live:
+        live.drop("id", "id -u; id -g; touch mine\n")
+        filed = live.ended("id")
+        assert (filed.record.state, filed.record.uid) == (State.DONE, NOBODY)
+        assert filed.text == f"{NOBODY}\n{NOBODY}\n"
+        assert (filed.files / "mine").stat().st_uid == NOBODY
+        assert filed.path.stat().st_uid == NOBODY
+        assert live.stop() == 0
+        assert live.leftovers() == []
+
+
+def test_root_s_file_is_left_alone(live: Theirs) -> None:
+    """A file of root's in another user's spool is not run, and the log says so."""
+    with live:
+        path = live.drop("roots", live.side_effect("roots"))
+        os.chown(path, 0, 0)
+        # It may have been taken before it was root's; only one that stayed tells anything.
+        later = live.root / "drop" / "later"
+        later.write_text(f"#!/bin/sh\n{live.side_effect('later')}")
+        later.chmod(0o755)
+        later.rename(live.spool / "later")
+        eventually(
+            lambda: "later" in {event["entry"] for event in live.events("entry.left")}, within=15
+        )
+        live.drop("own")
+        live.ended("own")
+        assert (live.spool / "later").exists()
+        assert live.runs("later") == 0
+
+
+def test_unwritable_archive(live: Theirs) -> None:
+    """Ends that may not be written to the archive are kept, said, and filed when they may."""
+    with live:
+        live.drop("before", live.side_effect("before"))
+        live.ended("before")
+        os.chown(live.archive, 0, 0)
+        live.archive.chmod(0o755)
+        for name in ("kept", "other"):
+            live.drop(name, f"{live.side_effect(name)}echo {name}; exit 5\n")
+        failed = live.said("archive.failed")
+        assert failed["reason"] == os.strerror(errno.EACCES)
+        eventually(lambda: len(os.listdir(live.spool / ".pmjq" / "ended")) == 2)
+        assert live.alive()
+        os.chown(live.archive, NOBODY, NOBODY)
+        for name in ("kept", "other"):
+            filed = live.ended(name)
+            assert (filed.record.exit_code, filed.text) == (5, f"{name}\n")
+            assert live.runs(name) == 1
+        live.said("archive.works_again")
+        assert live.stop() == 0
+        assert live.leftovers() == []
+
+
+def test_unwritable_archive_at_the_start(live: Theirs) -> None:
+    """A daemon whose archive may not be written begins all the same, and files later."""
+    os.chown(live.archive, 0, 0)
+    with live:
+        live.drop("kept", live.side_effect("kept"))
+        live.said("archive.failed")
+        assert live.alive()
+        os.chown(live.archive, NOBODY, NOBODY)
+        assert live.ended("kept").record.state is State.DONE
+        assert live.runs("kept") == 1
+
+
+def test_spool_that_may_not_be_written_for_a_while(live: Theirs) -> None:
+    """While the spool is closed to the daemon nothing runs; opened again, everything does, once."""
+    with live:
+        live.drop("before", live.side_effect("before"))
+        live.ended("before")
+        os.chown(live.spool, 0, 0)
+        live.spool.chmod(0o755)
+        live.drop("shut", live.side_effect("shut"))
+        eventually(
+            lambda: any(event["entry"] == "shut" for event in live.events("entry.left")), within=15
+        )
+        assert (live.alive(), live.runs("shut")) == (True, 0)
+        os.chown(live.spool, NOBODY, NOBODY)
+        with contextlib.suppress(ProcessLookupError):
+            live.tell(1)
+        assert live.ended("shut").record.state is State.DONE
+        assert live.runs("shut") == 1
+        assert live.stop() == 0
+        assert live.leftovers() == []
