@@ -1049,7 +1049,7 @@ class Daemon:
         spool.begin()
         archive = Archive(spool, place.archive, place.errors)
         rules = Rules(place.uids)
-        settings = Settings(place.node, me, Limits(slots=place.slots), rules, ordered=place.ordered)
+        settings = Settings(place.node, me, Limits(slots=place.slots), rules)
         turn = Turn(
             settings,
             spool,
