@@ -74,7 +74,7 @@ class Machine(Struct, frozen=True):
 LONGEST_NAME = 128
 """Characters: a token and what is added to it must fit in a file name."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}(\.[A-Za-z0-9_-]{1,63})*")
 
 
 def token(name: str, boot: str, chance: str) -> str:

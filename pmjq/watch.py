@@ -30,7 +30,7 @@ STEP_RELAXED = 50
 BUSY_FOR = 2.0
 """Seconds after an event for which more are expected."""
 
-RETRY = 2.0
+RETRY = 0.5
 """Seconds until a directory that cannot be watched is tried again."""
 
 AFRESH = 0.1

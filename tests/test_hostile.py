@@ -123,7 +123,7 @@ def test_what_is_no_file_goes_away_unopened(live: Live, monkeypatch: pytest.Monk
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(name)
         names.add(name)
-    for name, target in (
+    for link, target in (
         ("loop", "loop"),
         ("up", ".."),
         ("own", ".pmjq/spool.json"),
@@ -131,8 +131,8 @@ def test_what_is_no_file_goes_away_unopened(live: Live, monkeypatch: pytest.Monk
         ("memory", "/proc/self/mem"),
         ("long", "x" * 4000),
     ):
-        (live.spool / name).symlink_to(target)
-        names.add(name.encode())
+        (live.spool / link).symlink_to(target)
+        names.add(link.encode())
     if ROOT:
         os.mknod(live.spool / "block", 0o60755, os.makedev(7, 99))
         os.mknod(live.spool / "char", 0o20755, os.makedev(1, 5))

@@ -40,8 +40,10 @@ def live(monkeypatch: pytest.MonkeyPatch) -> Iterator[Theirs]:
         pytest.skip("only root becomes another user")
     if shutil.which("setpriv") is None:
         pytest.skip("no setpriv here: it comes with util-linux")
+    # Twice, as the daemon starts its keeper: setpriv itself still has root's rights.
+    again = "import os, sys; os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])"
     probe = subprocess.run(
-        [*AS_NOBODY, sys.executable, "-c", "import pmjq.cli, anyio, watchfiles"],
+        [*AS_NOBODY, sys.executable, "-c", again, "import pmjq.cli, anyio, watchfiles"],
         check=False,
         capture_output=True,
         cwd="/",

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.lab
 
-MOST_CUTS = 60
-"""A case with more calls is sampled evenly among those that only read; a cut takes a second."""
+MOST_CUTS = 40
+"""A case with more calls is sampled evenly among those that only read; a cut takes 1 to 2 s."""
 
 CHANGING = (  # noqa: SIM905  # a list of forty strings is no easier to read
     "creat mkdir mkdirat rename renameat renameat2 link linkat symlink symlinkat unlink unlinkat"
@@ -41,7 +41,11 @@ CHANGING = (  # noqa: SIM905  # a list of forty strings is no easier to read
 READING = ["open", "openat", "newfstatat", "stat", "lstat", "fstat", "statx", "getdents64"]
 TRACED = "trace=" + ",".join(f"?{name}" for name in CHANGING + READING)
 
-VARIES = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{8}T\d{6}\.\d{6}Z|[0-9a-f]{8}")
+VARIES = re.compile(
+    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{8}T\d{6}\.\d{6}Z|[0-9a-f]{8}|\b\d+(?=<)"
+)
+    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{8}T\d{6}\.\d{6}Z|[0-9a-f]{8}|\b\d+(?=<)"
+)
 
 JOB = "echo out; echo kept >result\n"
 
@@ -90,7 +94,7 @@ def _chosen(calls: list[Cut]) -> list[Cut]:
 
 
 def _strace(log: Path, cut: Cut | None) -> list[str]:
-    words = ["strace", "-y", "-o", str(log), "-e", TRACED]
+    words = ["strace", "-y", "-s", "0", "-o", str(log), "-e", TRACED]
     if cut is not None:
         words += ["-e", f"inject={cut.name}:signal=SIGKILL:when={cut.number}"]
     return words
@@ -149,8 +153,8 @@ def _sweep(case: str, run: Run, base: Path, capsys: pytest.CaptureFixture[str]) 
             f" {len(hits)} different, {reached} exactly as recorded,"
             f" {time.monotonic() - began:.0f} s"
         )
-    # Where reports come in another order, a cut is before another call: a few may be.
-    assert reached >= len(cuts) * 2 // 3
+    # How often the thread was woken differs, so a cut may be before the same call earlier or later.
+    assert reached >= len(cuts) // 2
 
 
 @pytest.fixture(autouse=True)
