@@ -39,14 +39,14 @@ JUST_NOW = 0.1
 class Doubt:
     """An attempt of which only its status on disk tells how it stands.
 
-    ``again``: when to read it next.
+    ``again``: when to read it next. ``told``: how it ran, if it was told to stop.
     """
 
     attempt: Attempt
     since: float
     again: float
     rebooted: bool = False
-    told: bool = False
+    told: Run | None = None
 
 
 @dataclass(slots=True)
@@ -162,11 +162,15 @@ class Desk:
         usage = status.usage
         cpu = usage.user_cpu + usage.system_cpu if usage else None
         self.forecast = self.forecast.ended(now, duration, cpu, self.contention.factor)
-        if run is not None and run.told is not None:
-            # Told to stop: it is over when the whole tree is.
-            self.remains[job_id] = Remains(run, status)
-        else:
+        told = run if run is not None and run.told is not None else None
+        self.finish(attempt, status, now, told)
+
+    def finish(self, attempt: Attempt, status: Status, now: float, told: Run | None) -> None:
+        """Take note that a job's first process is gone; one told to stop ends with its tree."""
+        if told is None:
             self.settle(attempt, status, now)
+        else:
+            self.remains[attempt.id] = Remains(told, status)
 
     def gone(self, job_id: str, now: float) -> None:
         """Take note that no process is left of a job that was told to stop."""
@@ -177,13 +181,12 @@ class Desk:
         """Decide what becomes of an attempt that is over."""
         over = plan.outcome(attempt, status, now, told=told)
         if told and attempt.spec.restartable and over.state is not State.DONE:
-            self.returning[attempt.id] = Return(
-                attempt, "stopped with the daemon; it is restartable"
-            )
+            reason = "stopped with the daemon; it is restartable"
+            self.returning[attempt.id] = Return(attempt, reason, stopped=True)
         else:
             self.over[attempt.id] = over
 
-    def doubt(self, job_id: str, now: float, *, told: bool = False) -> None:
+    def doubt(self, job_id: str, now: float) -> None:
         """Set aside an attempt that starts or runs until its status has been read."""
         run = self.running.pop(job_id, None)
         attempt = run.attempt if run else self.starting.pop(job_id, None)
@@ -191,7 +194,7 @@ class Desk:
             return
         duration = now - run.since if run else 0.0
         self.forecast = self.forecast.ended(now, duration, None, 1.0)
-        told = told or (run is not None and run.told is not None)
+        told = run if run is not None and run.told is not None else None
         self.doubts[job_id] = Doubt(attempt, now, now, told=told)
 
     def resolved(self, attempt: Attempt) -> None:

@@ -212,12 +212,12 @@ class Look:
             desk.claim(attempt)
         elif status is not None and status.code is not None:
             desk.resolved(attempt)
-            desk.settle(attempt, status, now, told=doubt.told)
+            desk.finish(attempt, status, now, doubt.told)
         elif status is not None and status.error is not None:
             self._unexecuted(attempt, status, earlier=True)
             desk.resolved(attempt)
         elif status is None or doubt.rebooted:
-            self._interrupted(attempt, status or Status())
+            self._interrupted(doubt, status or Status(), now)
         elif status.void:
             desk.resolved(attempt)
             desk.returning[attempt.id] = Return(attempt, "was being returned")
@@ -229,7 +229,7 @@ class Look:
         elif kept or (not status.pid and now - doubt.since < STATUS_PATIENCE):
             doubt.again = now + STATUS_PAUSE
         else:
-            self._interrupted(attempt, status)
+            self._interrupted(doubt, status, now)
 
     def _adopt_found(self, attempt: Attempt, found: tuple[int, int], now: float) -> None:
         pid, start = found
@@ -238,13 +238,17 @@ class Look:
             wall = self.outside.wall()
             self.desk.adopt(attempt, Status(started=wall, pid=pid, start=start), now, wall)
 
-    def _interrupted(self, attempt: Attempt, status: Status) -> None:
-        self.desk.resolved(attempt)
-        if attempt.spec.restartable:
+    def _interrupted(self, doubt: Doubt, status: Status, now: float) -> None:
+        """Decide what becomes of an attempt that stopped, and nobody knows how."""
+        attempt, desk = doubt.attempt, self.desk
+        desk.resolved(attempt)
+        if doubt.told is not None:
+            desk.finish(attempt, status, now, doubt.told)
+        elif attempt.spec.restartable:
             reason = "was interrupted; it is restartable"
-            self.desk.returning[attempt.id] = Return(attempt, reason, stopped=True)
+            desk.returning[attempt.id] = Return(attempt, reason, stopped=True)
         else:
-            self.desk.over[attempt.id] = plan.outcome(attempt, status)
+            desk.over[attempt.id] = plan.outcome(attempt, status)
 
     # -- the spool
 
