@@ -31,6 +31,9 @@ MOST_AHEAD = 16
 REMAINS_PAUSE = 0.1
 """Seconds between two looks for what is left of jobs that were told to stop."""
 
+SHORT = 0.25
+"""Seconds: only jobs that took less tell that the next ones will be over soon as well."""
+
 JUST_NOW = 0.1
 """Seconds after which an end does not tell any more that another is near."""
 
@@ -157,8 +160,9 @@ class Desk:
         attempt = run.attempt if run else self.starting.pop(job_id, None)
         if attempt is None:
             return
-        self._ends.append(now)
         duration = now - run.since if run else 0.0
+        if duration < SHORT:
+            self._ends.append(now)
         usage = status.usage
         cpu = usage.user_cpu + usage.system_cpu if usage else None
         self.forecast = self.forecast.ended(now, duration, cpu, self.contention.factor)
