@@ -8,6 +8,7 @@ the daemon.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import stat
 import sys
@@ -57,7 +58,10 @@ class Log:
         self._output = _Output()
         people = style == "console" or (style == "auto" and sys.stderr.isatty())
         last: list[Any] = (
-            [structlog.dev.ConsoleRenderer(colors=_colours(), pad_event_to=22, sort_keys=False)]
+            [
+                _printable,
+                structlog.dev.ConsoleRenderer(colors=_colours(), pad_event_to=22, sort_keys=False),
+            ]
             if people
             else [_as_json]
         )
@@ -66,7 +70,7 @@ class Log:
         )
         self.logger: FilteringBoundLogger = structlog.wrap_logger(
             self._output,
-            processors=[structlog.processors.add_log_level, stamp, _printable, *last],
+            processors=[structlog.processors.add_log_level, stamp, *last],
             wrapper_class=structlog.make_filtering_bound_logger(20),
             cache_logger_on_first_use=True,
         )
@@ -87,8 +91,34 @@ def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
 
 
 def _as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    """Return one line of JSON that says exactly what was logged, and works on no terminal."""
     first = {key: event.pop(key) for key in ("timestamp", "level", "event")}
-    return _encoder.encode(first | dict(event)).decode()
+    ordered = first | dict(event)
+    try:
+        line = _encoder.encode(ordered).decode()
+    except (TypeError, ValueError, RecursionError):
+        # A surrogate, or a key of a kind that JSON has not: the other keys stay as they are.
+        plain = {_text(key): _plain(value) for key, value in ordered.items()}
+        line = _encoder.encode(plain).decode()
+    if line.isprintable():
+        return line
+    return "".join(
+        letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in line
+    )
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, str):
+        return _text(value)
+    try:
+        _encoder.encode(value)
+    except (TypeError, ValueError, RecursionError):
+        return ascii(value)
+    return value
+
+
+def _text(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _colours() -> bool:

@@ -210,6 +210,9 @@ class Look:
         if status is None and not doubt.rebooted:
             desk.resolved(attempt)
             desk.claim(attempt)
+        elif status is not None and status.void:
+            desk.resolved(attempt)
+            desk.returning[attempt.id] = Return(attempt, "was being returned")
         elif status is not None and status.code is not None:
             desk.resolved(attempt)
             desk.finish(attempt, status, now, doubt.told)
@@ -218,9 +221,6 @@ class Look:
             desk.resolved(attempt)
         elif status is None or doubt.rebooted:
             self._interrupted(doubt, status or Status(), now)
-        elif status.void:
-            desk.resolved(attempt)
-            desk.returning[attempt.id] = Return(attempt, "was being returned")
         elif status.pid and processes.adopt(key, status.pid, status.start):
             desk.resolved(attempt)
             desk.adopt(attempt, status, now, self.outside.wall())

@@ -173,12 +173,18 @@ def test_every_field_of_a_file_is_described_and_no_other(
     assert sorted(found) == sorted(names_of(kind))
 
 
+def test_every_kind_of_event_is_described_and_no_other() -> None:
+    """The events on disk are those that the code makes."""
+    made = re.findall(r'\bEvent\(\s*"([\w.]+)"', SOURCE)
+    assert sorted(items(section(SPOOL, "events/TOKEN.jsonl", "Ss"), "Cm")) == sorted(made)
+
+
 def test_every_word_of_a_status_is_described_with_its_figures() -> None:
-    """The lines that the keeper writes, and the one that returns a job."""
+    """The lines that the keeper writes, and the link that returns a job."""
     source = Path(keeper.__file__).read_text()
     lines = re.findall(r'"(\w+)((?: \{[^}]*\})+)\\n"', source)
     written = {word: figures.count("{") for word, figures in lines}
-    written[paperwork.VOID.decode().strip()] = 0
+    written[paperwork.VOID] = 0
     found = {}
     for line in items(section(SPOOL, "status.N", "Ss"), "Ic"):
         word, *figures = line.replace(" Ar ", " ").split()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from watchfiles._rust_notify import RustNotify
 
 from conftest import eventually
 from pmjq import watch
@@ -29,6 +30,11 @@ class Nudges(list[set[str] | None]):
         """Return how often a look at everything was asked for."""
         return list(self).count(None)
 
+    def since_everything(self) -> int:
+        """Return how often names were told after the last look at everything."""
+        told = list(self)
+        return len(told) if None not in told else told[::-1].index(None)
+
 
 class Watched:
     """A directory under a watch that retries soon."""
@@ -40,11 +46,15 @@ class Watched:
         self._probes: list[str] = []
 
     def works(self, *, within: float = 10.0) -> None:
-        """Make new names until the watch tells of one; what it told before is forgotten then."""
+        """Make new names until the watch goes on telling them; then forget what it told.
+
+        Some may be told by a watch that is about to begin afresh. The look at everything that it
+        begins with covers the next ones.
+        """
 
         def told() -> bool:
             self._probe()
-            return any(self.nudges.has(name) for name in self._probes)
+            return self.nudges.since_everything() > 2
 
         self.nudges.clear()
         eventually(told, within=within)
@@ -213,12 +223,22 @@ def test_directory_that_is_replaced_is_watched(watched: Watched) -> None:
 
 
 def test_directory_that_is_not_there_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A watch that cannot begin asks for looks at everything, and begins when it can."""
+    """A watch that cannot begin asks for nothing, and for a look at everything when it can."""
     monkeypatch.setattr(watch, "RETRY", 0.01)
+    tries = count()
+
+    def refusing(**arguments: Any) -> RustNotify:  # noqa: ANN401  # as watchfiles has them
+        next(tries)
+        return RustNotify(**arguments)
+
+    monkeypatch.setattr(watch, "RustNotify", refusing)
     one = Watched(tmp_path / "late")
     one.watch.start()
-    eventually(lambda: one.nudges.everything() > 2)
+    eventually(lambda: next(tries) > 5)
+    assert one.nudges == []
     one.root.mkdir()
+    eventually(lambda: one.nudges)
+    assert one.nudges[0] is None
     one.works()
     one.watch.stop()
 
