@@ -138,9 +138,9 @@ def show_archive(root: Path) -> None:
     for path in records(root):
         record = json.loads(path.read_bytes())
         stem = path.with_suffix("")
-        cpu = record.get("user_cpu", 0) + record.get("system_cpu", 0)
+        cpu = (record["user_cpu"] or 0) + (record["system_cpu"] or 0)
         kinds = [kind for kind in (".out", ".json", ".d") if Path(f"{stem}{kind}").exists()]
-        words = f"{' '.join(kinds):14} {record.get('reason', '')}".rstrip()
+        words = f"{' '.join(kinds):14} {record['reason']}".rstrip()
         say(f"{record['name']:24} {record['state']:9} {seconds(record):>7}  {cpu:5.2f}  {words}")
         if record["name"] == "checksums.sh":
             shown = stem
@@ -151,12 +151,10 @@ def show_archive(root: Path) -> None:
         say(Path(f"{shown}.out").read_text())
 
 
-def seconds(record: dict[str, str]) -> str:
+def seconds(record: dict[str, str | None]) -> str:
     """Return for how long a job ran, - if it was never started."""
-    if "started" not in record:
-        return "-"
-    began, ended = (_moment(record[key]) for key in ("started", "ended"))
-    return f"{ended - began:.2f}"
+    began, ended = record["started"], record["ended"]
+    return f"{_moment(ended) - _moment(began):.2f}" if began and ended else "-"
 
 
 def _moment(text: str) -> float:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pmjq import plan
-from pmjq.desk import JUST_NOW, MOST_AHEAD, Desk, Doubt
+from pmjq.desk import JUST_NOW, MOST_AHEAD, REMAINS_PAUSE, SHORT, Desk, Doubt, Remains
 from pmjq.gates import Verdict
 from pmjq.job import Spec, Status, Usage
 from pmjq.plan import Claimed, Intent, Over, Return, Run
@@ -17,7 +19,7 @@ from values import FakeStat, attempt
 
 A = attempt(id="a")
 RESTARTABLE = attempt(id="a", spec=Spec(restartable=True))
-PLACES = ["claimed", "starting", "running", "doubts", "over", "returning"]
+PLACES = ["claimed", "starting", "running", "remains", "doubts", "over", "returning"]
 GRACE = 10.0
 
 
@@ -147,32 +149,113 @@ def test_ended_without_usage_teaches_nothing(desk: Desk) -> None:
     assert (desk.forecast.ends, desk.forecast.share) == (0, 1.0)
 
 
+# --- told to stop
+
+TOLD = Run(A, 7, 1000.0, 10.0, told=11.0)
+
+
+def test_tell(desk: Desk) -> None:
+    """A job that was told to stop runs on; when it was told last is kept."""
+    running(desk)
+    before = desk.running["a"]
+    desk.tell(before, 11.0)
+    assert desk.running == {"a": replace(before, told=11.0)}
+    desk.tell(before, 12.0)
+    assert desk.running == {"a": replace(before, told=12.0)}
+
+
+def test_tell_remains(desk: Desk) -> None:
+    """KILL to what is left of a job is remembered as well, or it would be sent at every turn."""
+    running(desk, TOLD).ended("a", Status(code=-15), 12.0)
+    desk.tell(TOLD, 21.0)
+    assert desk.remains == {"a": Remains(replace(TOLD, told=21.0), Status(code=-15))}
+
+
+@pytest.mark.parametrize("place", ["over", "claimed", "doubts", "starting"])
+def test_tell_what_is_over_changes_nothing(desk: Desk, place: str) -> None:
+    """Between the plan and the signal a job may have ended."""
+    getattr(desk, place)["a"] = None
+    desk.tell(TOLD, 12.0)
+    assert places(desk) == [place]
+    assert getattr(desk, place) == {"a": None}
+
+
+def test_told_to_stop_is_not_over_with_its_first_process(desk: Desk) -> None:
+    """While a process of its tree may be left, a job keeps its slot, and its file stays in run/."""
+    status = Status(started=1000.0, code=-15, usage=Usage(1.0, 0.5, 1))
+    running(desk, TOLD).ended("a", status, 12.0)
+    assert places(desk) == ["remains"]
+    assert desk.remains == {"a": Remains(TOLD, status)}
+    assert (desk.in_hand(), desk.busy()) == ({"a"}, 1)
+    assert (desk.forecast.running, desk.forecast.ends) == (0, 1)
+    assert desk.attempt("a") is None
+
+
 @pytest.mark.parametrize(
-    ("code", "state"), [(-15, State.CANCELLED), (1, State.CANCELLED), (0, State.DONE)]
+    ("code", "state"),
+    [
+        (-15, State.CANCELLED),
+        (1, State.CANCELLED),
+        (0, State.DONE),
+        (None, State.LOST),
+    ],
 )
-def test_told_to_stop_is_cancelled(desk: Desk, code: int, state: State) -> None:
+def test_told_to_stop_is_cancelled(desk: Desk, code: int | None, state: State) -> None:
     """What this daemon told to stop was cancelled, unless it ended well all the same."""
-    running(desk, Run(A, 7, 1000.0, 10.0, told=11.0)).ended("a", Status(code=code), 12.0)
-    assert desk.over["a"].state is state
+    running(desk, TOLD).ended("a", Status(code=code), 12.0)
+    desk.gone("a", 13.0)
+    assert places(desk) == ["over"]
+    over = desk.over["a"]
+    assert (over.attempt, over.status.code, over.state, over.since) == (A, code, state, 13.0)
+    assert desk.busy() == 0
 
 
 def test_told_to_stop_is_returned_if_restartable(desk: Desk) -> None:
     """A restartable job that was stopped with the daemon is queued again; it is surely stopped."""
-    run = Run(RESTARTABLE, 7, 1000.0, 10.0, told=11.0)
+    run = replace(TOLD, attempt=RESTARTABLE)
     running(desk, run).ended("a", Status(started=1000.0, ended=1001.0, code=-15), 12.0)
+    assert places(desk) == ["remains"]
+    desk.gone("a", 13.0)
     assert places(desk) == ["returning"]
     back = desk.returning["a"]
     assert (back.attempt, back.stopped) == (RESTARTABLE, True)
     assert "restartable" in back.reason
+    assert desk.busy() == 0
 
 
-@pytest.mark.parametrize(("code", "told"), [(0, 11.0), (-15, None), (1, None)])
-def test_restartable_that_ended_by_itself_is_over(
-    desk: Desk, code: int, told: float | None
-) -> None:
-    """Restartable means after an interruption, not after a failure or a success."""
-    running(desk, Run(RESTARTABLE, 7, 1000.0, 10.0, told)).ended("a", Status(code=code), 12.0)
+def test_restartable_that_was_told_to_stop_and_ended_well_is_over(desk: Desk) -> None:
+    """A job that is done is not run again."""
+    running(desk, replace(TOLD, attempt=RESTARTABLE)).ended("a", Status(code=0), 12.0)
+    desk.gone("a", 13.0)
     assert places(desk) == ["over"]
+    assert desk.over["a"].state is State.DONE
+
+
+@pytest.mark.parametrize("code", [0, -15, 1])
+def test_restartable_that_ended_by_itself_is_over(desk: Desk, code: int) -> None:
+    """Restartable means after an interruption, not after a failure or a success."""
+    running(desk, Run(RESTARTABLE, 7, 1000.0, 10.0)).ended("a", Status(code=code), 12.0)
+    assert places(desk) == ["over"]
+
+
+def test_stopping_is_what_runs_and_what_remains(desk: Desk) -> None:
+    """A daemon that stops by killing signals every tree that may be left, and nothing else."""
+    other = Run(attempt(id="b"), 8, 0.0, 0.0)
+    running(desk, TOLD).ended("a", Status(code=-15), 12.0)
+    desk.running["b"] = other
+    desk.claim(attempt(id="c"))
+    desk.launch(attempt(id="d"), 12.0)
+    desk.over["e"] = Over(attempt(id="e"), Status(code=0), State.DONE)
+    assert desk.stopping() == (other, TOLD)
+    desk.gone("a", 13.0)
+    assert desk.stopping() == (other,)
+
+
+@pytest.mark.parametrize("told", [None, TOLD])
+def test_finish_is_for_what_was_in_doubt(desk: Desk, told: Run | None) -> None:
+    """An end that was read from disk waits for the tree as well, if the job was told to stop."""
+    desk.finish(A, Status(code=-15), 12.0, told)
+    assert places(desk) == (["over"] if told is None else ["remains"])
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -201,20 +284,12 @@ def test_doubt_about_a_start(desk: Desk) -> None:
     assert (places(desk), desk.forecast.running) == (["doubts"], 0)
 
 
-@pytest.mark.parametrize(
-    ("before", "told", "expected"),
-    [(None, False, False), (None, True, True), (11.0, False, True), (11.0, True, True)],
-)
-def test_doubt_remembers_being_told_to_stop(
-    desk: Desk,
-    before: float | None,
-    *,
-    told: bool,
-    expected: bool,
-) -> None:
+@pytest.mark.parametrize("told", [None, 11.0])
+def test_doubt_remembers_being_told_to_stop(desk: Desk, told: float | None) -> None:
     """What was told to stop stays told, whoever reads how it ended."""
-    running(desk, Run(A, 7, 1000.0, 10.0, told=before)).doubt("a", 12.0, told=told)
-    assert desk.doubts["a"].told is expected
+    run = replace(TOLD, told=told)
+    running(desk, run).doubt("a", 12.0)
+    assert desk.doubts["a"] == Doubt(A, 12.0, 12.0, told=None if told is None else run)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -249,7 +324,18 @@ def test_ended_jobs_are_not_in_hand(desk: Desk) -> None:
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["claim", "start", "started", "unstarted", "ended", "doubt", "adopt", "drop"]
+            [
+                "claim",
+                "start",
+                "started",
+                "unstarted",
+                "tell",
+                "ended",
+                "gone",
+                "doubt",
+                "adopt",
+                "drop",
+            ]
         ),
         st.sampled_from("abc"),
     ),
@@ -275,6 +361,11 @@ def test_one_place_at_a_time(steps: list[tuple[str, str]]) -> None:
                     desk.claim(one)
             case "ended":
                 desk.ended(job_id, Status(code=0), now)
+            case "tell":
+                for run in desk.stopping():
+                    desk.tell(run, now)
+            case "gone" if job_id in desk.remains:
+                desk.gone(job_id, now)
             case "doubt":
                 desk.doubt(job_id, now)
             case "adopt" if job_id in desk.doubts:
@@ -285,6 +376,7 @@ def test_one_place_at_a_time(steps: list[tuple[str, str]]) -> None:
         for each in "abc":
             assert len(places(desk, each)) == (each in desk)
         assert desk.forecast.running == len(desk.running) + len(desk.starting)
+        assert desk.busy() == desk.forecast.running + len(desk.remains) + len(desk.doubts)
 
 
 # --- ahead
@@ -306,6 +398,13 @@ def test_ahead_has_a_limit(desk: Desk) -> None:
         desk.launch(attempt(id=str(number)), 0.0)
         desk.ended(str(number), Status(code=0), 10.0)
     assert desk.ahead(10.0) == MOST_AHEAD
+
+
+@pytest.mark.parametrize(("seconds", "ahead"), [(SHORT / 2, 1), (SHORT, 0), (60.0, 0)])
+def test_long_jobs_are_not_claimed_ahead(desk: Desk, seconds: float, ahead: int) -> None:
+    """The end of a job that took its time does not tell that the next one will be short."""
+    running(desk).ended("a", Status(code=0), 10.0 + seconds)
+    assert desk.ahead(10.0 + seconds) == ahead
 
 
 # --- deadlines
@@ -371,6 +470,34 @@ def test_deadline_of_the_grace(desk: Desk) -> None:
     assert deadlines(desk) == []
     desk.intent = Intent.KILL
     assert deadlines(desk) == [105.0, 110.0]
+
+
+def test_deadline_of_remains(desk: Desk) -> None:
+    """What is left of a job is looked for again soon, and has its end of grace as well."""
+    running(desk, replace(TOLD, told=95.0)).ended("a", Status(code=-15), 99.0)
+    assert deadlines(desk) == [100.0 + REMAINS_PAUSE]
+    desk.intent = Intent.KILL
+    assert deadlines(desk) == [105.0, 100.0 + REMAINS_PAUSE]
+
+
+def test_deadlines_may_be_past(desk: Desk) -> None:
+    """A deadline stays what it is; whoever asks knows what it has looked at."""
+    desk.over["a"] = Over(A, Status(code=0), State.DONE, since=90.0)
+    desk.over["b"] = Over(attempt(id="b"), Status(code=0), State.DONE, since=99.0)
+    desk.claim(attempt(id="c"), 50.0)
+    desk.doubts["d"] = Doubt(attempt(id="d"), 60.0, 70.0)
+    past = [90.0 + plan.LONGEST_UNSYNCED, 70.0, 50.0 + plan.LONGEST_AHEAD]
+    assert deadlines(desk, 100.0) == deadlines(desk, 200.0) == past
+
+
+@pytest.mark.parametrize("grace", [0.0, plan.SHORTEST_GRACE / 2])
+def test_deadline_of_the_shortest_grace(desk: Desk, grace: float) -> None:
+    """Desk and plan agree on the shortest grace, or the daemon would spin in between."""
+    desk.running["a"] = Run(A, 7, 0.0, 0.0, told=100.0)
+    desk.intent = Intent.KILL
+    (at,) = desk.deadlines(100.0, grace)[1:]
+    view = plan.View(now=at, intent=Intent.KILL, grace=grace, running=desk.stopping())
+    assert plan.plan(view) == [plan.Stop(desk.stopping(), 9)]
 
 
 def test_deadline_of_no_grace(desk: Desk) -> None:

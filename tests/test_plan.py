@@ -146,6 +146,11 @@ def test_refused_claims_take_no_room() -> None:
 # --- ahead
 
 
+def many(count: int, refused: str = "") -> tuple[Claimed, ...]:
+    """Return so many claims."""
+    return found(*(attempt(id=f"{refused}{number}", refused=refused) for number in range(count)))
+
+
 @pytest.mark.parametrize(
     ("room", "ahead", "claimed", "expected"),
     [
@@ -163,13 +168,20 @@ def test_refused_claims_take_no_room() -> None:
 )
 def test_wanted(room: int, ahead: int, claimed: int, expected: int) -> None:
     """Room is filled at once; what is claimed ahead is filled up when half of it is used."""
-    assert wanted(room, ahead, claimed) == expected
+    assert wanted(room, ahead, many(claimed)) == expected
+
+
+def test_wanted_passes_over_what_is_refused() -> None:
+    """A claim that is only to be rejected is in nobody's place, in the room or ahead."""
+    claims = (*many(4), *many(9, refused="a FIFO"))
+    assert wanted(6, 0, claims) == wanted(6, 0, many(4)) == 2
+    assert wanted(0, 8, claims) == wanted(0, 8, many(4)) == 4
 
 
 @given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 60))
 def test_never_more_than_room_and_ahead(room: int, ahead: int, claimed: int) -> None:
     """Room and what may be claimed ahead are never exceeded by a claim."""
-    more = wanted(room, ahead, claimed)
+    more = wanted(room, ahead, many(claimed))
     assert more <= 0 or claimed + more <= room + ahead
     assert more >= room - claimed
 
@@ -197,6 +209,22 @@ def test_claimed_ahead_starts_however_late() -> None:
     assert plan(View(now=99.0, room=1, claimed=(Claimed(A, 0.0),))) == [Start(A)]
 
 
+def test_claimed_to_be_rejected_is_not_given_back() -> None:
+    """However long ago it was claimed, it ends."""
+    refused = attempt(id="r", refused="a FIFO")
+    view = View(now=99.0, claimed=(Claimed(refused, 0.0),))
+    assert plan(view) == [End(Over(refused, Status(), State.REJECTED, "a FIFO"))]
+
+
+def test_oldest_claims_start_and_the_rest_is_given_back() -> None:
+    """Room goes to the first, and only what is too old and finds none is given back."""
+    ahead = (Claimed(A, 0.0), Claimed(B, 0.0), Claimed(C, 98.5))
+    start, back = plan(View(now=99.0, room=1, claimed=ahead))
+    assert start == Start(A)
+    assert isinstance(back, Return)
+    assert back.attempt == B
+
+
 # --- ends
 
 
@@ -220,6 +248,14 @@ def test_enough_ends_are_worth_a_sync() -> None:
     many = tuple(over(attempt(id=str(number)), since=1.0) for number in range(ENDS_IN_A_SYNC))
     assert plan(View(now=1.0, busy=True, over=many[1:])) == []
     assert plan(View(now=1.0, busy=True, over=many)) == [End(each) for each in many]
+
+
+def test_old_end_takes_the_others_along() -> None:
+    """One sync makes all durable, also the outcome that came a moment ago."""
+    now = 1.0 + LONGEST_UNSYNCED
+    both = (over(A, since=1.0), over(B, since=now))
+    assert plan(View(now=now, busy=True, over=both)) == [End(each) for each in both]
+    assert plan(View(now=now, busy=True, over=both[1:])) == []
 
 
 def test_ends_go_with_a_claim() -> None:
@@ -339,6 +375,16 @@ def test_kill_is_repeated_in_time_and_no_faster() -> None:
     assert plan(view) == []
     view = View(now=100.0 + SHORTEST_GRACE, intent=Intent.KILL, grace=0.0, running=running)
     assert plan(view) == [Stop(running, signal.SIGKILL)]
+
+
+def test_least_grace_is_no_more_than_that() -> None:
+    """What was asked for counts as soon as it is longer."""
+    running = (run(A, told=100.0),)
+    for grace in (0.0, SHORTEST_GRACE / 2, SHORTEST_GRACE, 4 * SHORTEST_GRACE):
+        end = 100.0 + max(grace, SHORTEST_GRACE)
+        early = View(now=end - 0.01, intent=Intent.KILL, grace=grace, running=running)
+        late = View(now=end, intent=Intent.KILL, grace=grace, running=running)
+        assert (plan(early), plan(late)) == ([], [Stop(running, signal.SIGKILL)])
 
 
 def test_kill_first_then_the_rest() -> None:
