@@ -63,7 +63,8 @@ class Filing:
 
         What the thread has done comes first.
         """
-        done = [record for record, _ in self._done]
+        # The thread may add to it meanwhile.
+        done = [record for record, _ in list(self._done)]
         if all(state.until > now for state in self._states.values()):
             return tuple(done)
         found = list(done)

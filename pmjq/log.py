@@ -102,9 +102,7 @@ def _as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
         line = _encoder.encode(plain).decode()
     if line.isprintable():
         return line
-    return "".join(
-        letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in line
-    )
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in line)
 
 
 def _plain(value: object) -> object:

@@ -57,6 +57,7 @@ class Turn:
         self.outside = Outside(settings, spool, filing, processes, log, now, wall, reading, owner)
         self.desk = Desk(settings.rules)
         self._silence = Silence(spool.beat, [])
+        self._silent: list[str] = []
         self._look = Look(self.outside, self.desk)
         self._act = Act(self.outside, self.desk)
 
@@ -150,8 +151,11 @@ class Turn:
         now = self.outside.now()
         for token in self._silence.dead(now):
             self.outside.log.warning("life.silent", token=token, seconds=LEASE)
-            former = [recovery.Former(token, rebooted=True)]
+            self._silent.append(token)
+        while self._silent:
+            former = [recovery.Former(self._silent[0], rebooted=True)]
             recovery.take_up(self.spool, self.desk, former, now)
+            self._silent.pop(0)
 
     def _wake(self, looked: float) -> float:
         """Return the first deadline after the last look: what was due then is done, or paused."""

@@ -1,14 +1,16 @@
 """A machine made of dictionaries: disk, keeper, processes and clock, for whole lives of a daemon in milliseconds.
 
-``MemDisk`` is a file system with the operations of ``pmjq.disk.Disk`` and the errors of Linux. ``Faulty`` stands between the
-daemon and a disk, counts the daemon's operations and spoils the one that ``Faults`` names. ``World`` is the machine: it carries out
-what a keeper and the jobs do, on the disk itself, so those operations are not counted as the daemon's, and it outlives daemons.
+``MemDisk`` is a file system with the operations of ``pmjq.disk.Disk`` and the errors of Linux.
+``Faulty`` stands between the daemon and a disk, counts the daemon's operations and spoils the one
+that ``Faults`` names. ``World`` is the machine: it carries out what a keeper and the jobs do, on
+the disk itself, so those operations are not counted as the daemon's, and it outlives daemons.
 
-The model of a power cut is a journalling file system with ordered metadata. Changes of names are written to
-a journal, one per device, in the order in which they were made; any fsync or fdatasync on the device makes all of them
-durable that came before it. At the cut, of the later ones a prefix of any length is there. What a file holds is durable after
-its own fsync or fdatasync only; what was written later may be there, may be missing (the file is as it was at its
-last sync, empty if it never was), or may be torn. Modes and owners count as part of the file's making.
+The model of a power cut is a journalling file system with ordered metadata. Changes of names are
+written to a journal, one per device, in the order in which they were made; any fsync or fdatasync
+on the device makes all of them durable that came before it. At the cut, of the later ones a
+prefix of any length is there. What a file holds is durable after its own fsync or fdatasync only;
+what was written later may be there, may be missing (the file is as it was at its last sync, empty
+if it never was), or may be torn. Modes and owners count as part of the file's making.
 """
 
 from __future__ import annotations
@@ -564,7 +566,8 @@ SEVERAL_CALLS = frozenset({"write", "write_at", "copy"})
 class Faults:
     """What goes wrong: at the ``at``-th operation (from 1), and if ``lasting`` at every later one.
 
-    ``matching``: of the operations that satisfy it only. ``seen`` is called with each operation that was carried out.
+    ``matching``: of the operations that satisfy it only. ``seen`` is called with each operation
+    that was carried out.
     """
 
     at: int = 0
@@ -618,15 +621,15 @@ class Faulty(Disk):
     def read(self, path: str, last: int = 0) -> bytes | None:
         return self._gone(None, "read", lambda: self.disk.read(path, last), path)
 
-    def write(self, path: str, data: bytes, *, exclusive: bool = False) -> None:
+    def write(self, path: str, data: bytes) -> None:
         def half() -> None:
             before = self.disk.read(path)
             if before is None:
-                self.disk.write(path, b"", exclusive=exclusive)
-            elif len(before) > len(data) and not exclusive:
+                self.disk.write(path, b"")
+            elif len(before) > len(data):
                 self.disk.write(path, data + before[len(data) :])
 
-        self._do("write", lambda: self.disk.write(path, data, exclusive=exclusive), path, half=half)
+        self._do("write", lambda: self.disk.write(path, data), path, half=half)
 
     def write_at(self, path: str, offset: int, data: bytes, *, create: bool = False) -> None:
         def half() -> None:

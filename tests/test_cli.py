@@ -18,6 +18,7 @@ import pytest
 
 from pmjq import __version__, cli, lock
 from pmjq.cli import VERBS, main
+from pmjq.daemon import Daemon
 from pmjq.errors import ConfigurationError, UnreachableError
 from pmjq.ready import Rules
 
@@ -27,6 +28,16 @@ if TYPE_CHECKING:
 Captured = pytest.CaptureFixture[str]
 USAGE, NO_INPUT, CANNOT_CREATE, TRY_LATER, NOT_PERMITTED, CONFIGURATION = 64, 66, 73, 75, 77, 78
 NOBODY = 65534
+
+
+@pytest.fixture(autouse=True)
+def _no_daemon_in_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no daemon run in the process of the tests: where it is not refused it would not end."""
+
+    def run(_: Daemon) -> int:
+        pytest.fail("the daemon was to be started")
+
+    monkeypatch.setattr(Daemon, "run", run)
 
 
 def refusal(capsys: Captured) -> str:
@@ -87,7 +98,12 @@ def test_help_needs_nothing_of_the_daemon(tmp_path: Path) -> None:
         "print(codes, sorted({*heavy} & {*sys.modules}))"
     )
     found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, check=True, text=True, cwd=tmp_path
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=30,
     )
     assert found.stdout.splitlines()[-1] == "[0, 0, 0, 64, 64, 64] []"
 
@@ -95,14 +111,18 @@ def test_help_needs_nothing_of_the_daemon(tmp_path: Path) -> None:
 def test_help_into_a_pipe_that_closes() -> None:
     """``pmjq --help | head -1`` leaves no traceback."""
     command = f"{sys.executable} -m pmjq --help | true"
-    found = subprocess.run(["bash", "-c", command], capture_output=True, check=False, text=True)
+    found = subprocess.run(
+        ["bash", "-c", command], capture_output=True, check=False, text=True, timeout=30
+    )
     assert "Traceback" not in found.stderr
 
 
 def test_help_that_cannot_be_written() -> None:
     """Where standard output cannot be written, the exit code says so, without a traceback."""
     command = f"{sys.executable} -m pmjq --help >/dev/full"
-    found = subprocess.run(["bash", "-c", command], capture_output=True, check=False, text=True)
+    found = subprocess.run(
+        ["bash", "-c", command], capture_output=True, check=False, text=True, timeout=30
+    )
     assert found.returncode != 0
     assert "Traceback" not in found.stderr
 
@@ -186,14 +206,18 @@ def test_spool_named_like_a_verb(tmp_path: Path, node: str) -> None:
         ("-C 0 s", "-C"),
         ("-C -1 s", "-C"),
         ("-C nan s", "-C"),
+        ("-C inf s", "-C"),
         ("-j -1 s", "-j"),
         ("-j 1.5 s", "-j"),
         ("-j many s", "-j"),
         ("--settle -1 s", "--settle"),
         ("--settle nan s", "--settle"),
+        ("--settle inf s", "--settle"),
         ("--settle soon s", "--settle"),
         ("--grace -0.1 s", "--grace"),
         ("--grace nan s", "--grace"),
+        ("--grace -nan s", "--grace"),
+        ("--grace inf s", "--grace"),
         ("--on-stop run s", "--on-stop"),
         ("--on-stop go s", "--on-stop"),
         ("--log-format xml s", "--log-format"),
@@ -216,8 +240,10 @@ def test_empty_path_is_not_the_current_directory(words: list[str], tmp_path: Pat
     """``pmjq "$SPOOL"`` with a variable that is not set runs nothing."""
     (tmp_path / "s").mkdir()
     result = run("--once", *words, cwd=tmp_path)
-    assert result.returncode in {USAGE, NO_INPUT}
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (USAGE, "", 1)
+    assert "empty" in result.stderr
     assert not (tmp_path / ".pmjq").exists()
+    assert not (tmp_path / "s" / ".pmjq").exists()
 
 
 # --- 66, 73, 77, 78
@@ -275,13 +301,14 @@ def test_archive_that_cannot_be_made(tmp_path: Path, node: str) -> None:
     assert "/proc/nope" in result.stderr
 
 
-def test_archive_that_is_a_file(tmp_path: Path, node: str) -> None:
+@pytest.mark.parametrize("option", ["-o", "-e"])
+def test_archive_that_is_a_file(option: str, tmp_path: Path, capsys: Captured) -> None:
     """What can never be an archive is refused at the start, not found out with the first job."""
     (tmp_path / "file").touch()
     (tmp_path / "s").mkdir()
-    result = run("--once", "--node", node, "-o", str(tmp_path / "file"), str(tmp_path / "s"))
-    assert result.returncode in {CANNOT_CREATE, CONFIGURATION}
-    assert "file" in result.stderr
+    assert main([option, str(tmp_path / "file"), str(tmp_path / "s")]) == CONFIGURATION
+    assert f"{option} {tmp_path / 'file'}" in refusal(capsys)
+    assert not (tmp_path / "s" / ".pmjq").exists()
 
 
 @pytest.mark.parametrize("option", ["-o", "-e"])
@@ -348,7 +375,11 @@ def as_another_user(*words: str) -> subprocess.CompletedProcess[str]:
         "sys.exit(main(sys.argv[1:]))"
     )
     return subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, check=False, text=True
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=30,
     )
 
 

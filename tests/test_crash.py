@@ -1,7 +1,8 @@
 """No job is lost, executed twice or recorded twice, wherever the daemon is killed, the disk fails or the power goes.
 
-Each test drives whole lives of a daemon on the doubles and spoils every single disk operation in turn. What must hold
-in the end is in one place, ``verify``. A failing point is named: case, operation, and what was wrong.
+Each test drives whole lives of a daemon on the doubles and spoils every single disk operation in
+turn. What must hold in the end is in one place, ``verify``. A failing point is named: case,
+operation, and what was wrong.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 import pytest
+
 from doubles import (
     CRASHES,
     FAR,
@@ -31,7 +33,6 @@ from doubles import (
     Unsynced,
     World,
 )
-
 from pmjq.errors import PmjqError
 from pmjq.job import Event, Record
 from pmjq.plan import Intent
@@ -572,7 +573,9 @@ def test_order_of_a_dead_daemon_is_carried_out_late(name: str, say: Say, *, link
             world.holding = False
             passed = [0]
 
-            def seen(_: str, world: World = world, late: list = late, passed: list = passed) -> None:  # type: ignore[type-arg]  # of any
+            def seen(
+                _: str, world: World = world, late: list = late, passed: list = passed
+            ) -> None:  # type: ignore[type-arg]  # of any
                 passed[0] += 1
                 if passed[0] == at:
                     for keeper, order in late:
@@ -684,7 +687,10 @@ def test_power_cut_again_during_recovery(case: Case, say: Say) -> None:
     first: list[World] = []
     second: list[tuple[str, World, frozenset[str]]] = []
     tried: set[int] = set()
-    assert finish(world, case, Faults(seen=lambda _: first.extend(w for _, w in cuts(world, tried)))) == ""
+    assert (
+        finish(world, case, Faults(seen=lambda _: first.extend(w for _, w in cuts(world, tried))))
+        == ""
+    )
     for number, cut in enumerate(first):
         if number % 7:
             continue

@@ -150,11 +150,18 @@ def test_any_keys_and_values_are_one_line(keys: dict[str, Any]) -> None:
 
 def test_text_is_exact_where_it_is_text(capfd: pytest.CaptureFixture[str]) -> None:
     """A value that is no text costs no other value anything, and nor does a terminal's safety."""
-    Log("json").logger.info("x", bad="\udcff", good="gr\u00f6\u00dfe \U0001f600", odd="\x9b\U000e0001", n=1.5)
+    Log("json").logger.info(
+        "x", bad="\udcff", good="gr\u00f6\u00dfe \U0001f600", odd="\x9b\U000e0001", n=1.5
+    )
     (line,) = lines(capfd)
     assert "gr\u00f6\u00dfe \U0001f600" in line
     told = json.loads(line)
-    assert list(told.values())[3:] == ["\\udcff", "gr\u00f6\u00dfe \U0001f600", "\x9b\U000e0001", 1.5]
+    assert list(told.values())[3:] == [
+        "\\udcff",
+        "gr\u00f6\u00dfe \U0001f600",
+        "\x9b\U000e0001",
+        1.5,
+    ]
 
 
 # --- where it goes

@@ -140,8 +140,3 @@ def test_shared(kind: str) -> None:
 def test_not_shared(kind: str) -> None:
     """On these the kernel knows every writer."""
     assert not probe.shared(kind)
-
-
-def test_ordered_file_systems_are_local() -> None:
-    """No network file system is trusted to keep the order of renames."""
-    assert not any(probe.shared(kind) for kind in probe.ORDERED)

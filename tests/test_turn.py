@@ -1,0 +1,659 @@
+"""The rules of a turn: races lost, fences, keepers that die, spools that vanish, and when it wakes up."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from doubles import Clock, Daemon, Faults, How, MemDisk, Place, Script, World
+from pmjq.job import Record
+from pmjq.lease import LEASE
+from pmjq.plan import Intent
+from pmjq.process import Unkept, Unstarted
+from pmjq.spool import Spool
+from pmjq.state import State
+from pmjq.turn import LONGEST_SLEEP
+
+ROOT = "/srv/spool"
+OWN = f"{ROOT}/.pmjq"
+ARCHIVE = "/srv/archive"
+PROGRAM = b"#!/bin/sh\n:\n"
+OTHER = b"#!/bin/sh\n# another program\n:\n"
+RESTARTABLE = b"#!/bin/sh\n#PMJQ restartable\n:\n"
+SPOOL_JSON = f"{OWN}/spool.json"
+
+LONGEST_NAME = "\N{LATIN SMALL LETTER E WITH ACUTE}" * 127
+"""254 bytes in 127 characters."""
+
+
+def machine(*names: str, content: bytes = PROGRAM, seconds: float = 1.0) -> World:
+    """Return a machine with jobs submitted and no daemon yet."""
+    disk = MemDisk(Clock())
+    disk.tree(ROOT)
+    world = World(disk)
+    for name in names:
+        submit(world, name, content, seconds)
+    disk.clock.advance(60)
+    return world
+
+
+def submit(world: World, name: str, content: bytes = PROGRAM, seconds: float = 1.0) -> None:
+    """Put a job into the spool, by a rename."""
+    world.scripts[name] = Script(seconds)
+    world.disk.put(f"{ROOT}/.{name[:99]}.tmp", content)
+    world.disk.rename(f"{ROOT}/.{name[:99]}.tmp", f"{ROOT}/{name}")
+
+
+def just_before(operation: str, path: str, act: Callable[[], object]) -> Faults:
+    """Have something happen just before the daemon's first such operation on such a path."""
+    left = [act]
+
+    def matching(name: str, paths: tuple[str, ...]) -> bool:
+        if left and name == operation and paths[0].startswith(path):
+            left.pop()()
+        return False
+
+    return Faults(matching=matching)
+
+
+def finish(daemon: Daemon, within: float = 300.0) -> None:
+    """Have a daemon do all there is."""
+    turn = daemon.turn
+
+    def done() -> bool:
+        return turn.idle() and not turn.desk.filing
+
+    assert daemon.run(done, within=within), daemon.log.lines[-3:]
+
+
+def running(daemon: Daemon) -> str:
+    """Have a daemon start its first job; return the id."""
+    assert daemon.run(lambda: bool(daemon.turn.desk.running), within=10.0)
+    (job_id,) = daemon.turn.desk.running
+    return job_id
+
+
+def records(world: World) -> dict[str, Record]:
+    """Return the records in the archive by the job's name, of which there is one each."""
+    disk = world.disk
+    names = [name for name in disk.names(ARCHIVE) if name.endswith(".json")]
+    texts = [disk.read(f"{ARCHIVE}/{name}") or b"" for name in names]
+    found = [msgspec.json.decode(text, type=Record) for text in texts]
+    by_name = {record.name: record for record in found}
+    assert len(by_name) == len(found)
+    for record in found:
+        assert disk.inode(f"{ARCHIVE}/{record.stem}") is not None
+    return by_name
+
+
+def states(world: World) -> dict[str, State]:
+    """Return how the archived jobs ended."""
+    return {name: record.state for name, record in records(world).items()}
+
+
+def archived(world: World, name: str) -> bytes | None:
+    """Return the content of an archived job."""
+    return world.disk.read(f"{ARCHIVE}/{records(world)[name].stem}")
+
+
+def inside(world: World, *names: str) -> list[str]:
+    """Return what lies in directories of the spool's own tree."""
+    return [path for name in names for path in world.disk.names(f"{OWN}/{name}")]
+
+
+def tidy(world: World, daemon: Daemon) -> bool:
+    """Tell whether no job is under way anywhere."""
+    run = f"node/{daemon.turn.spool.token}/run"
+    return inside(world, "job", "ended", run) == []
+
+
+def reasons(daemon: Daemon, event: str) -> list[object]:
+    """Return the reasons that the log gives with an event."""
+    return [keys.get("reason") for name, _, keys in _lines(daemon) if name == event]
+
+
+def _lines(daemon: Daemon) -> list[tuple[str, str, dict[str, object]]]:
+    return [(event, level, keys) for level, event, keys in daemon.log.lines]
+
+
+# -- between the look and the claim
+
+
+def test_withdrawn_before_the_claim() -> None:
+    """A job that its owner removes between look and claim is gone: nothing is left, nothing is said."""
+    world = machine("job")
+    faults = just_before("rename", f"{ROOT}/job", lambda: world.disk.unlink(f"{ROOT}/job"))
+    daemon = Daemon(world, Place(), faults)
+    finish(daemon)
+    assert daemon.log.lines == []
+    assert tidy(world, daemon)
+    assert (states(world), dict(world.executions)) == ({}, {})
+
+
+def test_race_for_a_claim_is_lost() -> None:
+    """A job that another node claims between look and claim is the other's: nothing is left, nothing is said."""
+    world = machine("job")
+    taken = f"{OWN}/node/other/run/ID"
+    act = lambda: (
+        world.disk.tree(f"{OWN}/node/other/run"),
+        world.disk.rename(f"{ROOT}/job", taken),
+    )
+    daemon = Daemon(world, Place(), just_before("rename", f"{ROOT}/job", act))
+    finish(daemon)
+    assert daemon.log.lines == []
+    assert tidy(world, daemon)
+    assert world.disk.read(taken) == PROGRAM
+    assert (states(world), dict(world.executions)) == ({}, {})
+
+
+@pytest.mark.parametrize("how", ["written", "replaced"])
+def test_changed_before_the_claim(how: str) -> None:
+    """A job that changes between look and claim is given back and run as it is then."""
+    world = machine("job")
+    act = {
+        "written": lambda: world.disk.put(f"{ROOT}/job", OTHER),
+        "replaced": lambda: submit(world, "job", OTHER),
+    }[how]
+    daemon = Daemon(world, Place(), just_before("rename", f"{ROOT}/job", act))
+    finish(daemon)
+    assert reasons(daemon, "job.returned") == ["changed while it was being claimed"]
+    assert states(world) == {"job": State.DONE}
+    assert archived(world, "job") == OTHER
+    assert world.executions == {"job": 1}
+    assert tidy(world, daemon)
+
+
+def test_held_before_the_claim() -> None:
+    """A job whose x bit goes between look and claim is held, not run."""
+    world = machine("job")
+    inode = world.disk.inode(f"{ROOT}/job")
+    assert inode is not None
+
+    def hold() -> None:
+        inode.mode &= ~0o111
+
+    daemon = Daemon(world, Place(), just_before("rename", f"{ROOT}/job", hold))
+    finish(daemon)
+    assert world.disk.inode(f"{ROOT}/job") is inode
+    assert (states(world), dict(world.executions)) == ({}, {})
+    assert tidy(world, daemon)
+
+
+# -- back to the queue
+
+
+@pytest.mark.parametrize("taken", [1, 2, 3])
+def test_name_is_taken_at_the_return(taken: int) -> None:
+    """A returned job whose name has been taken gets a number, and nothing is overwritten."""
+    world = machine("job")
+    names = ["job", "job.2", "job.3", "job.4"]
+    for name in names:
+        world.scripts[name] = Script()
+
+    def change() -> None:
+        world.disk.put(f"{ROOT}/job", OTHER)
+        faults.matching = again.matching
+
+    def take() -> None:
+        for name in names[:taken]:
+            submit(world, name, PROGRAM + name.encode())
+
+    again = just_before("rename_new", OWN, take)
+    faults = just_before("rename", f"{ROOT}/job", change)
+    daemon = Daemon(world, Place(), faults)
+    finish(daemon)
+    expected = {name: PROGRAM + name.encode() for name in names[:taken]} | {names[taken]: OTHER}
+    assert {name: archived(world, name) for name in records(world)} == expected
+    assert world.executions == dict.fromkeys(expected, 1)
+    assert tidy(world, daemon)
+
+
+@pytest.mark.parametrize("name", ["x" * 255, LONGEST_NAME], ids=["ascii", "utf-8"])
+def test_longest_name_is_taken_at_the_return(name: str) -> None:
+    """A returned job of the longest name gets a number in the place of the name's last bytes."""
+    world = machine(name)
+
+    def change() -> None:
+        world.disk.put(f"{ROOT}/{name}", RESTARTABLE)
+        faults.matching = again.matching
+
+    again = just_before("rename_new", OWN, lambda: submit(world, name))
+    faults = just_before("rename", f"{ROOT}/{name}", change)
+    daemon = Daemon(world, Place(), faults)
+    returned = lambda: bool(reasons(daemon, "job.returned"))  # noqa: E731
+    # No turn after the return, so that nothing is claimed again.
+    while not returned() and world.clock.now() < 1200.0:
+        daemon.turn.intent = Intent.WAIT if daemon.turn.desk.returning else Intent.RUN
+        world.advance(max(0.0005, daemon.turn_once() - world.clock.now()))
+    there = sorted(each for each in world.disk.names(ROOT) if each != ".pmjq")
+    assert len(there) == 2
+    assert name in there
+    (numbered,) = set(there) - {name}
+    assert numbered.endswith(".2")
+    assert numbered.removesuffix(".2") == name[: len(numbered) - 2]
+    assert len(numbered.encode()) <= 255
+
+
+# -- fenced
+
+
+@pytest.mark.parametrize("buried", [False, True], ids=["the job", "the life"])
+def test_fenced_while_the_job_runs(*, buried: bool) -> None:
+    """What is another's when it ends gets no record from us, and stays with the other."""
+    world = machine("job")
+    daemon = Daemon(world, Place())
+    job_id = running(daemon)
+    other = Spool(world.disk, ROOT, "b.boot0001.ffffffff")
+    other.begin()
+    if buried:
+        assert other.bury(daemon.turn.spool.token) == [job_id]
+    else:
+        assert other.take_over(daemon.turn.spool.token, job_id)
+    daemon.run(lambda: False, within=20.0)
+    assert not daemon.spins
+    assert other.running() == [job_id]
+    assert states(world) == {}
+    assert inside(world, "ended") == []
+    assert job_id in inside(world, "job")
+    assert daemon.turn.desk.in_hand() == set()
+    assert daemon.turn.desk.filing == {}
+    fenced = [keys.get("id") for event, _, keys in _lines(daemon) if event == "job.fenced"]
+    assert fenced == [job_id]
+
+
+def test_other_jobs_go_on_after_a_fence() -> None:
+    """A life that lost one job goes on with the others."""
+    world = machine("job", seconds=2.0)
+    daemon = Daemon(world, Place())
+    job_id = running(daemon)
+    world.disk.unlink(f"{OWN}/node/{daemon.turn.spool.token}/run/{job_id}")
+    submit(world, "next")
+    daemon.turn.nudge("next")
+    finish(daemon)
+    assert states(world) == {"next": State.DONE}
+    assert world.executions == {"job": 1, "next": 1}
+
+
+def test_buried_life_claims_nothing() -> None:
+    """A life whose run/ is gone leaves the queue as it is, raises nothing and does not spin."""
+    world = machine()
+    daemon = Daemon(world, Place())
+    finish(daemon)
+    Spool(world.disk, ROOT, "b.boot0001.ffffffff").bury(daemon.turn.spool.token)
+    submit(world, "job")
+    daemon.turn.nudge("job")
+    daemon.run(lambda: False, within=120.0)
+    assert not daemon.spins
+    assert world.disk.read(f"{ROOT}/job") == PROGRAM
+    assert dict(world.executions) == {}
+    assert daemon.turn_once() > world.clock.now()
+
+
+# -- the keeper dies
+
+
+def test_keeper_is_lost_before_it_starts_the_job() -> None:
+    """An order that went down with its keeper is given again: the job is executed once."""
+    world = machine("job")
+    world.holding = True
+    daemon = Daemon(world, Place())
+    assert daemon.run(lambda: bool(world.held), within=10.0)
+    (keeper,) = world.keepers
+    world.lose_keeper(keeper)
+    world.holding = False
+    finish(daemon)
+    assert "keeper.lost" in daemon.log.events()
+    assert states(world) == {"job": State.DONE}
+    assert world.executions == {"job": 1}
+    assert len(world.keepers) == 2
+
+
+@pytest.mark.parametrize("starting", [False, True], ids=["running", "starting"])
+@pytest.mark.parametrize("content", [PROGRAM, RESTARTABLE], ids=["", "restartable"])
+def test_keeper_is_lost_while_the_job_runs(content: bytes, *, starting: bool) -> None:
+    """A job whose keeper died is adopted; it ends lost, or is run again if it says it may be."""
+    world = machine("job", content=content, seconds=9.0)
+    if starting:
+        world.dies_in_start.add("job")
+    daemon = Daemon(world, Place())
+    running(daemon)
+    if not starting:
+        world.lose_keeper(world.keepers[0])
+    assert daemon.run(lambda: bool(daemon.processes.adopted), within=10.0)
+    assert set(daemon.turn.desk.running) == {key[0] for key in daemon.processes.adopted.values()}
+    assert world.executions == {"job": 1}
+    assert len(world.running) == 1
+    world.dies_in_start.clear()
+    finish(daemon)
+    again = content == RESTARTABLE
+    assert states(world) == {"job": State.DONE if again else State.LOST}
+    assert world.executions == {"job": 1 + again}
+
+
+def test_keeper_is_lost_after_the_end() -> None:
+    """An end that the keeper wrote down and could not report any more is read from the disk."""
+    world = machine("job")
+    daemon = Daemon(world, Place())
+    running(daemon)
+    (process,) = world.running.values()
+    world.end(process, 3)
+    daemon.processes.said = [Unkept(frozenset({process.key}))]
+    finish(daemon)
+    record = records(world)["job"]
+    assert (record.state, record.exit_code) == (State.FAILED, 3)
+    assert world.executions == {"job": 1}
+
+
+# -- starts that fail
+
+
+def with_status(world: World, make: Callable[[str], object]) -> Faults:
+    """Have a job's status.1 be there just before it is ordered to start."""
+
+    def act() -> None:
+        (job_id,) = inside(world, "job")
+        make(f"{OWN}/job/{job_id}/status.1")
+
+    return just_before("link", OWN, act)
+
+
+def test_start_of_a_void_attempt() -> None:
+    """An attempt that is void when it is to start is returned, and run by another attempt, once."""
+    world = machine("job")
+    faults = with_status(world, lambda path: world.disk.symlink("void", path))
+    daemon = Daemon(world, Place(), faults)
+    finish(daemon)
+    assert reasons(daemon, "job.returned") == ["was being returned"]
+    assert states(world) == {"job": State.DONE}
+    assert world.executions == {"job": 1}
+
+
+def test_start_of_an_attempt_that_was_tried() -> None:
+    """An attempt whose status is there, of nobody knows whom, is lost, never executed."""
+    world = machine("job")
+    daemon = Daemon(world, Place(), with_status(world, lambda path: world.disk.write(path, b"")))
+    finish(daemon)
+    assert states(world) == {"job": State.LOST}
+    assert dict(world.executions) == {}
+
+
+def unstartable(number: int) -> tuple[World, Daemon]:
+    """Return a daemon whose first execve has failed, and which has done all there is."""
+    world = machine("job")
+    world.holding = True
+    daemon = Daemon(world, Place())
+    assert daemon.run(lambda: bool(world.held), within=10.0)
+    ((_, order),) = world.held
+    world.held.clear()
+    world.disk.write(order.status, f"noexec {number} {world.clock.wall():.6f}\n".encode())
+    daemon.processes.said.append(Unstarted(order.key, number, tried=True))
+    world.holding = False
+    finish(daemon)
+    return world, daemon
+
+
+@pytest.mark.parametrize(
+    "number", [errno.ETXTBSY, errno.ENOMEM, errno.EAGAIN], ids=errno.errorcode.get
+)
+def test_execve_fails_for_now(number: int) -> None:
+    """A job that cannot be executed for now is returned and executed later, once."""
+    world, daemon = unstartable(number)
+    assert len(reasons(daemon, "job.returned")) == 1
+    assert states(world) == {"job": State.DONE}
+    assert world.executions == {"job": 1}
+    assert tidy(world, daemon)
+
+
+@pytest.mark.parametrize("number", [errno.ENOEXEC, errno.E2BIG], ids=errno.errorcode.get)
+def test_execve_fails_for_good(number: int) -> None:
+    """A job that can never be executed is rejected, with the reason in its record and its output."""
+    world, _ = unstartable(number)
+    record = records(world)["job"]
+    assert (record.state, record.exit_code, record.started) == (State.REJECTED, None, None)
+    assert record.reason.encode() in (world.disk.read(f"{ARCHIVE}/{record.stem}.out") or b"")
+    assert dict(world.executions) == {}
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EMFILE], ids=errno.errorcode.get)
+def test_no_keeper_is_to_be_had(number: int) -> None:
+    """Where no keeper can be started the job waits claimed, and the tries are seconds apart."""
+    world = machine("job")
+    daemon = Daemon(world, Place())
+    daemon.processes.refuses = number
+    assert not daemon.run(lambda: False, within=20.0, turns=100)
+    assert not daemon.spins
+    assert daemon.log.events() == ["start.failed"]
+    daemon.processes.refuses = 0
+    finish(daemon)
+    assert states(world) == {"job": State.DONE}
+    assert world.executions == {"job": 1}
+
+
+# -- start against void
+
+
+def test_order_comes_before_the_void() -> None:
+    """A job whose late order is carried out just before it would be void goes on, and is not returned."""
+    world, second, late = stopped_with_an_order()
+    faults = second.faults
+    faults.matching = just_before("symlink", OWN, lambda: world.carry_out(*late)).matching
+    second.run(second.turn.quiet, within=20.0)
+    assert world.executions == {"job": 1}
+    assert reasons(second, "job.returned") == []
+    finish(second)
+    assert states(world) == {"job": State.DONE}
+
+
+def test_order_comes_after_the_void() -> None:
+    """A late order finds the attempt void, or gone, and starts nothing."""
+    world, second, late = stopped_with_an_order()
+    faults = second.faults
+    faults.matching = just_before("rename_new", OWN, lambda: world.carry_out(*late)).matching
+    second.run(second.turn.quiet, within=20.0)
+    assert dict(world.executions) == {}
+    assert len(reasons(second, "job.returned")) == 1
+    assert world.disk.read(f"{ROOT}/job") == PROGRAM
+    world.carry_out(*late)
+    assert dict(world.executions) == {}
+    assert tidy(world, second)
+
+
+def stopped_with_an_order() -> tuple[World, Daemon, tuple]:  # type: ignore[type-arg]  # keeper, order
+    """Return a life that is to stop, and an order of the life before it that was not carried out."""
+    world = machine("job")
+    world.holding = True
+    first = Daemon(world, Place())
+    assert first.run(lambda: bool(world.held), within=10.0)
+    late = world.held.pop()
+    first.stop()
+    world.holding = False
+    second = Daemon(world, Place())
+    second.turn.intent = Intent.WAIT
+    return world, second, late
+
+
+# -- a life of this node in another pid namespace
+
+
+def silent_life(world: World) -> tuple[Daemon, str, Callable[[], None]]:
+    """Return a daemon that judges an earlier life by its beat, with the life's token and how it beats."""
+    first = Daemon(world, Place())
+    running(first)
+    token = first.turn.spool.token
+    path = f"{OWN}/node/{token}/node.json"
+    text = (world.disk.read(path) or b"").replace(b'"space": "space"', b'"space": "container"')
+    world.disk.write(path, text)
+    first.stop()
+    second = Daemon(world, Place())
+    second.turn.begin([], [token])
+    count = [0]
+
+    def beat() -> None:
+        count[0] += 1
+        world.disk.write_at(f"{OWN}/node/{token}/beat", 0, f"{count[0]:020}\n".encode())
+
+    return second, token, beat
+
+
+def test_silent_life_is_taken_up_after_the_lease() -> None:
+    """A life in another pid namespace is left alone for the lease, then taken up as after a reboot."""
+    world = machine("job", seconds=1e6)
+    daemon, token, _ = silent_life(world)
+    daemon.run(lambda: False, within=LEASE - 10)
+    assert token in inside(world, "node")
+    assert len(inside(world, f"node/{token}/run")) == 1
+    assert states(world) == {}
+    daemon.run(lambda: bool(states(world)), within=60.0)
+    assert states(world) == {"job": State.LOST}
+    assert world.executions == {"job": 1}
+    assert token not in inside(world, "node")
+    assert daemon.log.events().count("life.silent") == 1
+
+
+def test_life_that_beats_is_never_taken_up() -> None:
+    """A life in another pid namespace that beats keeps what it has."""
+    world = machine("job", seconds=1e6)
+    daemon, token, beat = silent_life(world)
+    for _ in range(40):
+        beat()
+        daemon.run(lambda: False, within=15.0)
+    assert len(inside(world, f"node/{token}/run")) == 1
+    assert states(world) == {}
+    assert "life.silent" not in daemon.log.events()
+
+
+# -- the spool vanishes
+
+
+@pytest.mark.parametrize("how", ["missing", "replaced"])
+def test_spool_vanishes_and_comes_back(how: str) -> None:
+    """While the spool is not there nothing starts, what runs goes on, and it comes back by itself."""
+    world = machine("first", seconds=3.0)
+    daemon = Daemon(world, Place(slots=2))
+    running(daemon)
+    identity = world.disk.read(SPOOL_JSON) or b""
+    if how == "missing":
+        world.disk.unlink(SPOOL_JSON)
+    else:
+        world.disk.write(SPOOL_JSON, identity.replace(b"0b0e7d1e", b"ffffffff"))
+    submit(world, "next")
+    daemon.turn.nudge("next")
+    daemon.run(lambda: False, within=1.0)
+    assert len(world.running) == 1
+    daemon.run(lambda: False, within=60.0)
+    assert not daemon.spins
+    assert world.executions == {"first": 1}
+    assert states(world) == {}
+    assert world.disk.read(f"{ROOT}/next") == PROGRAM
+    assert not daemon.turn.verdict.open
+    assert daemon.log.events().count("spool.missing") == 1
+    world.disk.write(SPOOL_JSON, identity)
+    finish(daemon)
+    assert daemon.log.events().count("spool.back") == 1
+    assert states(world) == {"first": State.DONE, "next": State.DONE}
+    assert world.executions == {"first": 1, "next": 1}
+
+
+# -- errors of the disk
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode), ids=errno.errorcode.get)
+def test_no_error_of_the_disk_leaves_a_turn(number: int) -> None:
+    """Whatever the disk says to everything, a turn returns a later time; afterwards all is finished once."""
+    world = machine("first", "next")
+    faults = Faults()
+    daemon = Daemon(world, Place(), faults)
+    running(daemon)
+    faults.at, faults.how, faults.error, faults.lasting = 1, How.FAIL, number, True
+    faults.count = 0
+    for _ in range(30):
+        assert daemon.turn_once() > world.clock.now()
+        world.advance(0.3)
+    faults.lift()
+    finish(daemon)
+    assert states(world) == {"first": State.DONE, "next": State.DONE}
+    assert world.executions == {"first": 1, "next": 1}
+    assert tidy(world, daemon)
+
+
+# -- when to wake up
+
+
+def count_turns(daemon: Daemon, seconds: float) -> int:
+    """Return how many turns a daemon takes in some time in which nobody nudges it."""
+    world, count = daemon.world, 0
+    end = world.clock.now() + seconds
+    while world.clock.now() < end:
+        wake = daemon.turn_once()
+        count += 1
+        assert wake > world.clock.now()
+        world.advance(min(wake, end) - world.clock.now() + 0.0005)
+    return count
+
+
+def idle(world: World) -> Daemon:
+    """Return a daemon with an empty spool."""
+    return Daemon(world, Place())
+
+
+def held(world: World) -> Daemon:
+    """Return a daemon with a held job."""
+    world.disk.put(f"{ROOT}/held", PROGRAM, 0o644)
+    return Daemon(world, Place())
+
+
+def full(world: World) -> Daemon:
+    """Return a daemon with its slots taken and a job queued."""
+    submit(world, "long", seconds=1e6)
+    submit(world, "queued")
+    daemon = Daemon(world, Place())
+    running(daemon)
+    return daemon
+
+
+def strange(world: World) -> Daemon:
+    """Return a daemon with a file of another owner and a directory in its spool."""
+    world.disk.tree(f"{ROOT}/directory")
+    world.disk.uid = 7
+    world.disk.put(f"{ROOT}/other", PROGRAM)
+    return Daemon(world, Place())
+
+
+def unfiled(world: World) -> Daemon:
+    """Return a daemon whose archive is gone when a job has ended."""
+    submit(world, "job")
+    daemon = Daemon(world, Place())
+    running(daemon)
+    world.disk.rmdir(ARCHIVE)
+    world.advance(2.0)
+    return daemon
+
+
+def missing(world: World) -> Daemon:
+    """Return a daemon whose spool has gone."""
+    daemon = Daemon(world, Place())
+    daemon.turn_once()
+    world.disk.unlink(SPOOL_JSON)
+    return daemon
+
+
+@pytest.mark.parametrize("make", [idle, held, full, strange, unfiled, missing])
+def test_daemon_sleeps_while_there_is_nothing_to_do(make: Callable[[World], Daemon]) -> None:
+    """Where nothing can be done a turn asks for the next only now and then."""
+    daemon = make(machine())
+    count_turns(daemon, 30.0)
+    assert count_turns(daemon, 100.0) <= 100.0 / LONGEST_SLEEP * 2
+
+
+def test_nudge_is_heeded_at_once() -> None:
+    """A nudge has a job started in the turn that follows it."""
+    world = machine()
+    daemon = Daemon(world, Place())
+    finish(daemon)
+    submit(world, "job")
+    daemon.turn.nudge("job")
+    daemon.turn_once()
+    assert world.executions == {"job": 1}
