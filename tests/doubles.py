@@ -1,4 +1,6 @@
-"""A machine made of dictionaries: disk, keeper, processes and clock, for whole lives of a daemon in milliseconds.
+"""A machine made of dictionaries: disk, keeper, processes and clock.
+
+Whole lives of a daemon take milliseconds on it.
 
 ``MemDisk`` is a file system with the operations of ``pmjq.disk.Disk`` and the errors of Linux.
 ``Faulty`` stands between the daemon and a disk, counts the daemon's operations and spoils the one
@@ -70,11 +72,21 @@ class Clock:
 
 
 class Inode:
-    """A file, a directory (``children``), a symbolic link (``target``), or anything else by its mode."""
+    """A file, a directory (``children``), a link (``target``), or what else its mode says."""
 
     __slots__ = (
-        "children", "ctime", "data", "device", "mode", "mtime", "nlink", "number", "synced", "target", "uid"
-    )  # fmt: skip
+        "children",
+        "ctime",
+        "data",
+        "device",
+        "mode",
+        "mtime",
+        "nlink",
+        "number",
+        "synced",
+        "target",
+        "uid",
+    )
 
     def __init__(self, number: int, device: int, mode: int, uid: int, at: int) -> None:
         self.number = number
@@ -101,7 +113,10 @@ class Unsynced(StrEnum):
 
 
 class MemDisk(Disk):
-    """A file system in memory. Paths are absolute; only a path's last name may be a symbolic link."""
+    """A file system in memory.
+
+    Paths are absolute; only a path's last name may be a symbolic link.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -159,7 +174,7 @@ class MemDisk(Disk):
             return None
 
     def create_in(self, directory: Inode, name: str, data: bytes) -> None:
-        """Make a file in an open directory, wherever that has been moved to, as a job does in its working directory."""
+        """Make a file in an open directory, wherever that has been moved to, as a job does."""
         if directory.nlink and directory.children is not None and name not in directory.children:
             made = self._make(directory, modes.S_IFREG | 0o644)
             made.data = data
@@ -196,7 +211,9 @@ class MemDisk(Disk):
     def power_cut(
         self, prefix: int | Mapping[int, int], data: Unsynced, clock: Clock | None = None
     ) -> MemDisk:
-        """Return the disk after a power cut: of the operations that are not durable the first ``prefix`` are there.
+        """Return the disk after a power cut.
+
+        Of the operations that are not durable the first ``prefix`` are there.
 
         ``prefix`` may differ by device. This disk is left as it is.
         """
@@ -559,7 +576,7 @@ class How(StrEnum):
 CRASHES = (How.CRASH_BEFORE, How.CRASH_WITHIN, How.CRASH_AFTER)
 
 SEVERAL_CALLS = frozenset({"write", "write_at", "copy"})
-"""Operations of several system calls: a daemon can be killed between them, and a full disk stops them half-way."""
+"""Operations of several calls: a kill comes between them, a full disk stops them half-way."""
 
 
 @dataclass(slots=True)
@@ -599,7 +616,7 @@ class Faults:
 
 
 class Faulty(Disk):
-    """A disk whose operations are counted and spoiled as ``Faults`` say, with the answers that ``Disk`` would give."""
+    """A disk whose operations ``Faults`` count and spoil, with the answers that ``Disk`` gives."""
 
     def __init__(self, disk: Disk, faults: Faults) -> None:
         self.disk = disk
@@ -636,8 +653,11 @@ class Faulty(Disk):
             self.disk.write_at(path, offset, data[: len(data) // 2], create=create)
 
         self._do(
-            "write_at", lambda: self.disk.write_at(path, offset, data, create=create), path, half=half
-        )  # fmt: skip
+            "write_at",
+            lambda: self.disk.write_at(path, offset, data, create=create),
+            path,
+            half=half,
+        )
 
     def mkdir(self, path: str) -> None:
         self._do("mkdir", lambda: self.disk.mkdir(path), path)
@@ -715,7 +735,7 @@ class Faulty(Disk):
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What a job does: how long it runs, its exit code, what it writes and which files it leaves."""
+    """What a job does: how long it runs, its exit code, its output and the files it leaves."""
 
     seconds: float = 1.0
     code: int = 0
@@ -775,7 +795,7 @@ class World:
         return f"{next(self._chance):08x}"
 
     def alive(self, pid: int, start: int) -> bool:
-        """Tell whether a process is there: the start time of every one is its pid and a half of zeros."""
+        """Tell whether a process is there; the start time of each follows from its pid."""
         there = pid in self.running or pid in self.daemons or any(
             keeper.pid == pid and self._lives(keeper) for keeper in self.keepers
         )  # fmt: skip
@@ -789,7 +809,7 @@ class World:
         processes.keeper = None
 
     def lose_keeper(self, keeper: Keeper) -> None:
-        """End a keeper: its jobs go on, nobody writes down how they end, and its orders are gone."""
+        """End a keeper: its jobs go on, nobody writes how they end, and its orders are gone."""
         keeper.lost = True
         self.held = [(other, order) for other, order in self.held if other is not keeper]
         daemon = keeper.daemon
@@ -799,7 +819,7 @@ class World:
             daemon.kept.clear()
 
     def reboot(self, disk: MemDisk) -> World:
-        """Return the machine after a power cut: the disk as it is then, no processes, the same past."""
+        """Return the machine after a power cut: its disk then, no processes, the same past."""
         after = World(disk)
         after.boot = f"boot{int(self.boot[4:8]) + 1:04}-0000"
         after.scripts = self.scripts
@@ -915,7 +935,7 @@ def _key(report: Report) -> Key:
 
 
 class FakeProcesses:
-    """The processes of one daemon in a world, with what a turn needs of ``pmjq.process.Processes``."""
+    """The processes of one daemon in a world, as a turn needs them."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -1084,7 +1104,7 @@ class Daemon:
             raise
 
     def run(self, until: Callable[[], bool], *, within: float = 600.0, turns: int = 2000) -> bool:
-        """Take turns and let time pass until a condition holds; False if it does not within so many seconds."""
+        """Take turns and let time pass until a condition holds; False if it does not in time."""
         world, clock = self.world, self.world.clock
         end = clock.now() + within
         hurried = 0

@@ -1,4 +1,6 @@
-"""No job is lost, executed twice or recorded twice, wherever the daemon is killed, the disk fails or the power goes.
+"""No job is lost, executed twice or recorded twice.
+
+Wherever the daemon is killed, the disk fails or the power goes.
 
 Each test drives whole lives of a daemon on the doubles and spoils every single disk operation in
 turn. What must hold in the end is in one place, ``verify``. A failing point is named: case,
@@ -27,6 +29,7 @@ from doubles import (
     Daemon,
     Faults,
     How,
+    Keeper,
     MemDisk,
     Place,
     Script,
@@ -36,6 +39,7 @@ from doubles import (
 from pmjq.errors import PmjqError
 from pmjq.job import Event, Record
 from pmjq.plan import Intent
+from pmjq.process import Order
 from pmjq.state import TO_ERROR_DIRECTORY, State
 
 ROOT = "/srv/spool"
@@ -49,12 +53,15 @@ RESTARTABLE = b"#!/bin/sh\n#PMJQ restartable\n:\n"
 Say = Callable[[str], None]
 
 
+NOTHING = Script()
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A job: its file, what it does, how it is to end and how often it may be executed until then."""
+    """A job: its file, what it does, how it is to end, how often it may be executed till then."""
 
     state: State
-    script: Script = Script()
+    script: Script = NOTHING
     content: bytes = PROGRAM
     link: str = ""
     executions: int = 1
@@ -78,7 +85,10 @@ SAMPLES = {
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Jobs and where they go: ``far``: the archive is on another file system; ``errors``: with an error directory."""
+    """Jobs and where they go.
+
+    ``far``: the archive is on another file system; ``errors``: with an error directory.
+    """
 
     names: tuple[str, ...]
     far: bool = False
@@ -160,7 +170,9 @@ def filed(world: World, place: Place) -> int:
 def verify(
     world: World, case: Case, *, lost: frozenset[str] | None = None, tidy: bool = True
 ) -> list[str]:
-    """Return what is wrong. ``lost``: after a power cut, jobs that may have ended so; ``tidy``: nothing may be left over.
+    """Return what is wrong.
+
+    ``lost``: after a power cut, jobs that may have ended so; ``tidy``: nothing may be left over.
 
     What a job wrote and did not sync itself is not promised after a power cut.
     """
@@ -203,7 +215,8 @@ def _records(world: World, case: Case, lost: frozenset[str] | None) -> Iterator[
             expected |= {name, stem} | {f"{stem}.out"}
             if sample.script.leaves and record.state is sample.state:
                 expected.add(f"{stem}.d")
-            # A directory that could not be looked into is kept; what a job left need not survive a power cut.
+            # A directory that could not be looked into is kept; what a job left need not
+            # survive a power cut.
             if f"{stem}.d" in names and (cut or not disk.names(f"{home}/{stem}.d")):
                 expected.add(f"{stem}.d")
             elif cut:
@@ -375,7 +388,7 @@ def crashed(world: World, case: Case, faults: Faults) -> bool:
 
 @pytest.mark.parametrize("case", [*ALONE, THREE], ids=str)
 def test_killed_at_every_operation(case: Case, say: Say) -> None:
-    """After a kill at any operation the next life finishes: each job executed once, recorded once, nothing left."""
+    """After a kill at any operation the next life finishes: executed once, recorded once."""
     tally = Tally()
     for at, operation in enumerate(operations(case), 1):
         for how in CRASHES:
@@ -414,7 +427,7 @@ def test_killed_again_during_recovery(case: Case, say: Say) -> None:
 
 
 def test_killed_over_and_over() -> None:
-    """A daemon that is killed every few operations gets there in the end, if each life gets a little further."""
+    """A daemon that is killed every few operations gets there, if each life gets further."""
     tally = Tally()
     for step in range(100, 200, 3):
         world = THREE.world()
@@ -445,7 +458,7 @@ def test_submitter_killed_at_every_operation() -> None:
                 disk.write(f"{ROOT}/.done.tmp", PROGRAM[:4])
             submitted = disk.stat(f"{ROOT}/done") is not None
             daemon = Daemon(world, case.place)
-            daemon.run(lambda: filed(world, case.place) > 0, within=30.0)
+            daemon.run(lambda world=world: filed(world, case.place) > 0, within=30.0)  # type: ignore[misc]  # bound
             assert world.executions["done"] == submitted, (at, how)
 
 
@@ -453,7 +466,7 @@ def test_submitter_killed_at_every_operation() -> None:
 
 
 def faulted(case: Case, faults: Faults, lasts: float) -> tuple[World, list[str]]:
-    """Have a daemon live through a fault that is lifted after so many seconds; it may fail to begin, no more."""
+    """Have a daemon live through a fault that is lifted in time; it may fail to begin, no more."""
     world = case.world()
     wrong: list[str] = []
     daemon: Daemon | None = None
@@ -510,7 +523,7 @@ def test_every_operation_fails_once(case: Case, error: int, say: Say) -> None:
 @pytest.mark.parametrize("error", ERRORS_TRIED, ids=errno.errorcode.get)
 @pytest.mark.parametrize("case", SPOILED, ids=str)
 def test_every_operation_fails_from_then_on(case: Case, error: int, say: Say) -> None:
-    """A disk that fails altogether for a while, at any operation: when it is back all is finished."""
+    """A disk that fails altogether for a while, from any operation on: then all is finished."""
     tally = Tally()
     for at, _ in enumerate(operations(case), 1):
         faults = Faults(at, How.FAIL, error, lasting=True)
@@ -522,7 +535,7 @@ def test_every_operation_fails_from_then_on(case: Case, error: int, say: Say) ->
 
 @pytest.mark.parametrize("case", SPOILED, ids=str)
 def test_every_change_fails_from_then_on(case: Case, say: Say) -> None:
-    """A disk that can be read and not be changed for a while (full, read-only), at any operation."""
+    """A disk that can be read and not be changed for a while, from any operation on."""
     tally = Tally()
     changing = lambda operation, _: operation not in READS  # noqa: E731
     count = sum(operation not in READS for operation in operations(case))
@@ -558,7 +571,7 @@ def test_one_kind_of_operation_fails_for_a_while(operation: str, say: Say) -> No
 @pytest.mark.parametrize("links", [True, False], ids=["", "no hard links"])
 @pytest.mark.parametrize("name", ["done", "fails", "unfit", "restartable"])
 def test_order_of_a_dead_daemon_is_carried_out_late(name: str, say: Say, *, links: bool) -> None:
-    """An order that a keeper carries out after its daemon was replaced starts the job, or nothing; never twice."""
+    """An order carried out after its daemon was replaced starts the job or nothing, never twice."""
     case, tally = Case((name,)), Tally()
     unlinked = lambda operation, _: operation == "link"  # noqa: E731
     for stopping in (False, True):
@@ -574,8 +587,12 @@ def test_order_of_a_dead_daemon_is_carried_out_late(name: str, say: Say, *, link
             passed = [0]
 
             def seen(
-                _: str, world: World = world, late: list = late, passed: list = passed
-            ) -> None:  # type: ignore[type-arg]  # of any
+                _: str,
+                world: World = world,
+                late: list[tuple[Keeper, Order]] = late,
+                passed: list[int] = passed,
+                at: int = at,
+            ) -> None:
                 passed[0] += 1
                 if passed[0] == at:
                     for keeper, order in late:
@@ -601,7 +618,7 @@ def test_order_of_a_dead_daemon_is_carried_out_late(name: str, say: Say, *, link
 
 
 def cuts(world: World, seen: set[int], *, most: int = 1000) -> Iterator[tuple[str, World]]:
-    """Return the machine after every power cut that is possible at this moment and was not tried yet."""
+    """Return the machine after every power cut that is possible now and was not tried yet."""
     unsynced = world.disk.unsynced()
     near, far = unsynced.get(NEAR, 0), unsynced.get(FAR, 0)
     prefixes = [{NEAR: first, FAR: far} for first in range(min(near, most) + 1)]
@@ -620,7 +637,7 @@ def cuts(world: World, seen: set[int], *, most: int = 1000) -> Iterator[tuple[st
 
 
 def may_be_lost(world: World, case: Case) -> frozenset[str]:
-    """Return the jobs whose execution may have begun, as far as the disk tells: claimed, and no outcome durable."""
+    """Return the jobs that may have begun, as the disk tells: claimed, and no outcome durable."""
     disk, own = world.disk, f"{ROOT}/.pmjq"
     ended = set()
     base = f"{own}/events"
@@ -662,7 +679,7 @@ CUT = [
 
 @pytest.mark.parametrize("case", CUT, ids=str)
 def test_power_cut_at_every_operation(case: Case, say: Say) -> None:
-    """A power cut at any operation, whatever of what was not synced is there: executed once at most, recorded once."""
+    """A power cut at any operation: executed once at most, recorded once."""
     world, tally = case.world(), Tally()
     after: list[tuple[str, World]] = []
     tried: set[int] = set()

@@ -25,9 +25,6 @@ OTHER = b"#!/bin/sh\n# another program\n:\n"
 RESTARTABLE = b"#!/bin/sh\n#PMJQ restartable\n:\n"
 SPOOL_JSON = f"{OWN}/spool.json"
 
-LONGEST_NAME = "\N{LATIN SMALL LETTER E WITH ACUTE}" * 127
-"""254 bytes in 127 characters."""
-
 
 def machine(*names: str, content: bytes = PROGRAM, seconds: float = 1.0) -> World:
     """Return a machine with jobs submitted and no daemon yet."""
@@ -200,6 +197,7 @@ def test_name_is_taken_at_the_return(taken: int) -> None:
     def take() -> None:
         for name in names[:taken]:
             submit(world, name, PROGRAM + name.encode())
+        daemon.turn.nudge()
 
     again = just_before("rename_new", OWN, take)
     faults = just_before("rename", f"{ROOT}/job", change)
@@ -209,32 +207,6 @@ def test_name_is_taken_at_the_return(taken: int) -> None:
     assert {name: archived(world, name) for name in records(world)} == expected
     assert world.executions == dict.fromkeys(expected, 1)
     assert tidy(world, daemon)
-
-
-@pytest.mark.parametrize("name", ["x" * 255, LONGEST_NAME], ids=["ascii", "utf-8"])
-def test_longest_name_is_taken_at_the_return(name: str) -> None:
-    """A returned job of the longest name gets a number in the place of the name's last bytes."""
-    world = machine(name)
-
-    def change() -> None:
-        world.disk.put(f"{ROOT}/{name}", RESTARTABLE)
-        faults.matching = again.matching
-
-    again = just_before("rename_new", OWN, lambda: submit(world, name))
-    faults = just_before("rename", f"{ROOT}/{name}", change)
-    daemon = Daemon(world, Place(), faults)
-    returned = lambda: bool(reasons(daemon, "job.returned"))  # noqa: E731
-    # No turn after the return, so that nothing is claimed again.
-    while not returned() and world.clock.now() < 1200.0:
-        daemon.turn.intent = Intent.WAIT if daemon.turn.desk.returning else Intent.RUN
-        world.advance(max(0.0005, daemon.turn_once() - world.clock.now()))
-    there = sorted(each for each in world.disk.names(ROOT) if each != ".pmjq")
-    assert len(there) == 2
-    assert name in there
-    (numbered,) = set(there) - {name}
-    assert numbered.endswith(".2")
-    assert numbered.removesuffix(".2") == name[: len(numbered) - 2]
-    assert len(numbered.encode()) <= 255
 
 
 # -- fenced
