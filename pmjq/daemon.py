@@ -29,7 +29,7 @@ from pmjq.disk import Disk
 from pmjq.filing import Filing
 from pmjq.lease import Heart
 from pmjq.node import Life, Machine
-from pmjq.outside import Settings
+from pmjq.outside import Outside, Settings
 from pmjq.plan import Intent
 from pmjq.process import Processes
 from pmjq.spool import Spool
@@ -137,15 +137,17 @@ class Daemon:
             environment=account.login_environment(),
         )
         turn = Turn(
-            settings,
-            spool,
-            Filing(archive, self.log.logger, time.monotonic, self.wake),
-            self.processes,
-            self.log.logger,
-            time.monotonic,
-            time.time,
-            probe.reading,
-            account.owner_name,
+            Outside(
+                settings,
+                spool,
+                Filing(archive, self.log.logger, time.monotonic, self.wake),
+                self.processes,
+                self.log.logger,
+                time.monotonic,
+                time.time,
+                probe.reading,
+                account.owner_name,
+            )
         )
         self.turn = turn
         self._publish(force=True)

@@ -139,7 +139,7 @@ class Outside:
         now: Callable[[], float],
         wall: Callable[[], float],
         reading: Callable[[], Reading],
-        owner: Callable[[int], str],
+        owner: Callable[[int], str] = str,
     ) -> None:
         """Take what is handed in.
 

@@ -19,17 +19,13 @@ from pmjq.act import Act
 from pmjq.desk import Desk
 from pmjq.lease import LEASE, Silence
 from pmjq.look import Look
-from pmjq.outside import Outside, Settings
 from pmjq.plan import Intent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pmjq.backlog import Backlog
     from pmjq.filing import Filing
     from pmjq.gates import Verdict
-    from pmjq.node import Reading
-    from pmjq.outside import Logger, Runner
+    from pmjq.outside import Outside
     from pmjq.spool import Spool
 
 PLANS_IN_A_TURN = 64
@@ -41,25 +37,14 @@ LONGEST_SLEEP = 5.0
 class Turn:
     """One life of a node at a spool."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        spool: Spool,
-        filing: Filing,
-        processes: Runner,
-        log: Logger,
-        now: Callable[[], float],
-        wall: Callable[[], float],
-        reading: Callable[[], Reading],
-        owner: Callable[[int], str] = str,
-    ) -> None:
+    def __init__(self, outside: Outside) -> None:
         """Take the outside things; ``begin`` touches the spool."""
-        self.outside = Outside(settings, spool, filing, processes, log, now, wall, reading, owner)
-        self.desk = Desk(settings.rules)
-        self._silence = Silence(spool.beat, [])
+        self.outside = outside
+        self.desk = Desk(outside.settings.rules)
+        self._silence = Silence(outside.spool.beat, [])
         self._silent: list[str] = []
-        self._look = Look(self.outside, self.desk)
-        self._act = Act(self.outside, self.desk)
+        self._look = Look(outside, self.desk)
+        self._act = Act(outside, self.desk)
 
     @property
     def spool(self) -> Spool:

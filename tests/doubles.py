@@ -36,7 +36,7 @@ from pmjq.filing import Filing
 from pmjq.gates import Limits
 from pmjq.job import Usage, moment
 from pmjq.node import Life, Machine, Reading
-from pmjq.outside import Settings
+from pmjq.outside import Outside, Settings
 from pmjq.process import Ended, Key, Order, Report, Started, Unkept, Unstarted, Vanished
 from pmjq.ready import Look, Rules
 from pmjq.spool import Spool
@@ -1073,7 +1073,7 @@ class Daemon:
         archive = Archive(spool, place.archive, place.errors)
         rules = Rules(place.uids)
         settings = Settings(place.node, me, Limits(slots=place.slots), rules)
-        turn = Turn(
+        outside = Outside(
             settings,
             spool,
             Filing(archive, log, now),
@@ -1083,6 +1083,7 @@ class Daemon:
             world.clock.wall,
             reading,
         )
+        turn = Turn(outside)
         self._publish(turn, me)
         turn.begin(former)
         return turn
