@@ -191,6 +191,8 @@ class Daemon:
             await anyio.to_thread.run_sync(self._turns, abandon_on_cancel=True)
             group.cancel_scope.cancel()
         service.notify(STOPPING=1)
+        # Another life may have begun meanwhile.
+        turn = self.turn
         self.watch.stop()
         if self.heart is not None:
             self.heart.stop()

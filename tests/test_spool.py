@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import pytest
-from doubles import Clock, Faults, Faulty, How, MemDisk
-from values import attempt
 
+from doubles import Clock, Faults, Faulty, How, MemDisk
 from pmjq import job
 from pmjq.disk import Disk
 from pmjq.errors import ConfigurationError, NotFoundError
 from pmjq.job import Attempt, Event, Record, Status
 from pmjq.spool import Spool
 from pmjq.state import State
+from values import attempt
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -200,7 +200,7 @@ def test_give_back(ground: Ground) -> None:
 )
 @pytest.mark.parametrize("taken", [1, 2, 12])
 def test_name_is_taken(ground: Ground, name: str, taken: int) -> None:
-    """A job whose name is taken at its return gets a number that fits, and nothing is overwritten."""
+    """A job whose name is taken gets a number that fits, and nothing is overwritten."""
     spool = claimed(ground, named(name))
     there: list[str] = []
     for number in range(taken):

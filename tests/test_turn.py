@@ -1,4 +1,4 @@
-"""The rules of a turn: races lost, fences, keepers that die, spools that vanish, and when it wakes up."""
+"""The rules of a turn: races lost, fences, keepers that die, vanished spools, and waking up."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _lines(daemon: Daemon) -> list[tuple[str, str, dict[str, object]]]:
 
 
 def test_withdrawn_before_the_claim() -> None:
-    """A job that its owner removes between look and claim is gone: nothing is left, nothing is said."""
+    """A job that is removed between look and claim is gone: nothing is left or said."""
     world = machine("job")
     faults = just_before("rename", f"{ROOT}/job", lambda: world.disk.unlink(f"{ROOT}/job"))
     daemon = Daemon(world, Place(), faults)
@@ -131,13 +131,14 @@ def test_withdrawn_before_the_claim() -> None:
 
 
 def test_race_for_a_claim_is_lost() -> None:
-    """A job that another node claims between look and claim is the other's: nothing is left, nothing is said."""
+    """A job that another claims between look and claim is the other's: nothing is left or said."""
     world = machine("job")
     taken = f"{OWN}/node/other/run/ID"
-    act = lambda: (
-        world.disk.tree(f"{OWN}/node/other/run"),
-        world.disk.rename(f"{ROOT}/job", taken),
-    )
+
+    def act() -> None:
+        world.disk.tree(f"{OWN}/node/other/run")
+        world.disk.rename(f"{ROOT}/job", taken)
+
     daemon = Daemon(world, Place(), just_before("rename", f"{ROOT}/job", act))
     finish(daemon)
     assert daemon.log.lines == []
@@ -381,7 +382,7 @@ def test_execve_fails_for_now(number: int) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOEXEC, errno.E2BIG], ids=errno.errorcode.get)
 def test_execve_fails_for_good(number: int) -> None:
-    """A job that can never be executed is rejected, with the reason in its record and its output."""
+    """A job that can never be executed is rejected, and its record and its output say why."""
     world, _ = unstartable(number)
     record = records(world)["job"]
     assert (record.state, record.exit_code, record.started) == (State.REJECTED, None, None)
@@ -408,7 +409,7 @@ def test_no_keeper_is_to_be_had(number: int) -> None:
 
 
 def test_order_comes_before_the_void() -> None:
-    """A job whose late order is carried out just before it would be void goes on, and is not returned."""
+    """A job whose late order is carried out just before the void goes on, and is not returned."""
     world, second, late = stopped_with_an_order()
     faults = second.faults
     faults.matching = just_before("symlink", OWN, lambda: world.carry_out(*late)).matching
@@ -434,7 +435,7 @@ def test_order_comes_after_the_void() -> None:
 
 
 def stopped_with_an_order() -> tuple[World, Daemon, tuple]:  # type: ignore[type-arg]  # keeper, order
-    """Return a life that is to stop, and an order of the life before it that was not carried out."""
+    """Return a life that is to stop, and an order of the life before it that is still held."""
     world = machine("job")
     world.holding = True
     first = Daemon(world, Place())
@@ -451,7 +452,7 @@ def stopped_with_an_order() -> tuple[World, Daemon, tuple]:  # type: ignore[type
 
 
 def silent_life(world: World) -> tuple[Daemon, str, Callable[[], None]]:
-    """Return a daemon that judges an earlier life by its beat, with the life's token and how it beats."""
+    """Return a daemon that judges another life by its beat, that life's token, and its beating."""
     first = Daemon(world, Place())
     running(first)
     token = first.turn.spool.token
@@ -471,7 +472,7 @@ def silent_life(world: World) -> tuple[Daemon, str, Callable[[], None]]:
 
 
 def test_silent_life_is_taken_up_after_the_lease() -> None:
-    """A life in another pid namespace is left alone for the lease, then taken up as after a reboot."""
+    """A life in another pid namespace is left alone for the lease, then taken up."""
     world = machine("job", seconds=1e6)
     daemon, token, _ = silent_life(world)
     daemon.run(lambda: False, within=LEASE - 10)
@@ -502,7 +503,7 @@ def test_life_that_beats_is_never_taken_up() -> None:
 
 @pytest.mark.parametrize("how", ["missing", "replaced"])
 def test_spool_vanishes_and_comes_back(how: str) -> None:
-    """While the spool is not there nothing starts, what runs goes on, and it comes back by itself."""
+    """While the spool is away nothing starts and what runs goes on; it comes back by itself."""
     world = machine("first", seconds=3.0)
     daemon = Daemon(world, Place(slots=2))
     running(daemon)
@@ -534,7 +535,7 @@ def test_spool_vanishes_and_comes_back(how: str) -> None:
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode), ids=errno.errorcode.get)
 def test_no_error_of_the_disk_leaves_a_turn(number: int) -> None:
-    """Whatever the disk says to everything, a turn returns a later time; afterwards all is finished once."""
+    """Whatever the disk says, a turn returns a later time; afterwards all is finished once."""
     world = machine("first", "next")
     faults = Faults()
     daemon = Daemon(world, Place(), faults)
