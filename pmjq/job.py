@@ -161,10 +161,15 @@ def stem(ended: datetime, job_id: str, name: str) -> str:
     """Return the archived name: stamp, id and name, shortened to leave room for every affix."""
     prefix = f"{ended:%Y%m%dT%H%M%S.%f}Z-{job_id}-"
     room = NAME_MAX - LONGEST_AFFIX - len(prefix)
-    if len(name) * 4 > room:
-        whole = not exact(name)
-        name = _bytes(name)[:room].decode("utf-8", "ignore" if whole else "surrogateescape")
-    return prefix + name
+    return prefix + shortened(name, room)
+
+
+def shortened(name: str, room: int) -> str:
+    """Return as much of a name as has room in so many bytes, and no half of a letter."""
+    if len(name) * 4 <= room or len(_bytes(name)) <= room:
+        return name
+    half = "surrogateescape" if exact(name) else "ignore"
+    return _bytes(name)[:room].decode("utf-8", half)
 
 
 def record(

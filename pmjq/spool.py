@@ -255,4 +255,4 @@ class Spool(Paperwork):
 
 def _numbered(name: str, number: int) -> str:
     suffix = f".{number}"
-    return name[: job.NAME_MAX - len(suffix)] + suffix
+    return job.shortened(name, job.NAME_MAX - len(suffix)) + suffix

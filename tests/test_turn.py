@@ -369,12 +369,17 @@ def unstartable(number: int) -> tuple[World, Daemon]:
 
 
 @pytest.mark.parametrize(
-    "number", [errno.ETXTBSY, errno.ENOMEM, errno.EAGAIN], ids=errno.errorcode.get
+    ("number", "reason"),
+    [
+        (errno.ETXTBSY, "still open for writing when it was to be executed"),
+        (errno.ENOMEM, "could not be executed for now (ENOMEM)"),
+        (errno.EAGAIN, "could not be executed for now (EAGAIN)"),
+    ],
 )
-def test_execve_fails_for_now(number: int) -> None:
+def test_execve_fails_for_now(number: int, reason: str) -> None:
     """A job that cannot be executed for now is returned and executed later, once."""
     world, daemon = unstartable(number)
-    assert len(reasons(daemon, "job.returned")) == 1
+    assert reasons(daemon, "job.returned") == [reason]
     assert states(world) == {"job": State.DONE}
     assert world.executions == {"job": 1}
     assert tidy(world, daemon)
@@ -528,6 +533,22 @@ def test_spool_vanishes_and_comes_back(how: str) -> None:
     assert daemon.log.events().count("spool.back") == 1
     assert states(world) == {"first": State.DONE, "next": State.DONE}
     assert world.executions == {"first": 1, "next": 1}
+
+
+def test_spool_that_is_back_is_compared_with_the_desk() -> None:
+    """What was taken from this life while the spool was away is noticed when it is back."""
+    world = machine("job", seconds=1e6)
+    daemon = Daemon(world, Place())
+    job_id = running(daemon)
+    identity = world.disk.read(SPOOL_JSON) or b""
+    world.disk.unlink(SPOOL_JSON)
+    world.disk.unlink(f"{OWN}/node/{daemon.turn.spool.token}/run/{job_id}")
+    daemon.run(lambda: False, within=10.0)
+    assert daemon.turn.desk.in_hand() == {job_id}
+    world.disk.write(SPOOL_JSON, identity)
+    daemon.turn_once()
+    assert daemon.turn.desk.in_hand() == set()
+    assert daemon.log.events()[-2:] == ["spool.back", "job.fenced"]
 
 
 # -- errors of the disk

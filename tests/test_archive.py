@@ -1,0 +1,372 @@
+"""The rules of filing: nothing overwritten, every step repeatable, near and far."""
+
+from __future__ import annotations
+
+import os
+import stat as modes
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import pytest
+
+from doubles import FAR, Clock, Faults, Faulty, How, MemDisk
+from pmjq import job
+from pmjq.archive import Archive
+from pmjq.disk import Disk
+from pmjq.errors import CannotCreateError
+from pmjq.job import Attempt, Record, Status
+from pmjq.spool import Spool
+from pmjq.state import TO_ERROR_DIRECTORY, State
+from values import attempt
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOKEN = "a.boot0001.00000001"
+PROGRAM = b"#!/bin/sh\n:\n"
+ONE = attempt(id="1d", token=TOKEN)
+FINISHED = Status(started=1.7e9, ended=1.7e9 + 1, code=0)
+
+
+class Ground(NamedTuple):
+    """A spool with a life, and where its archives may be; ``far``: filed by copying."""
+
+    spool: Spool
+    base: str
+    far: bool
+
+    def archive(self, done: str | None = None, failed: str | None = None) -> Archive:
+        """Return an archive in a directory of its own."""
+        archive = Archive(self.spool, done or f"{self.base}/done", failed)
+        if self.far and not isinstance(self.spool.disk, MemDisk):
+            # As on another file system.
+            archive._device = -1
+        return archive
+
+
+@pytest.fixture(params=["memory near", "memory far", "real near", "real far"])
+def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Ground:
+    """Return every kind of place in turn."""
+    kind, where = request.param.split()
+    if kind == "real":
+        (tmp_path / "spool").mkdir()
+        return Ground(_spool(Disk(), str(tmp_path / "spool")), str(tmp_path), where == "far")
+    disk = MemDisk(Clock())
+    disk.tree("/srv/spool")
+    disk.mount("/mnt", FAR)
+    base = "/mnt" if where == "far" else "/srv"
+    return Ground(_spool(disk, "/srv/spool"), base, where == "far")
+
+
+def _spool(disk: Disk, root: str) -> Spool:
+    spool = Spool(disk, root, TOKEN)
+    spool.prepare("0b0e7d1e-0000-4000-8000-000000000000")
+    spool.begin()
+    return spool
+
+
+def ended(spool: Spool, one: Attempt = ONE, state: State = State.DONE) -> Record:
+    """Have a job end that wrote output; return its record."""
+    name = job.real_name(one.name, one.name_hex)
+    spool.disk.write(f"{spool.root}/{name}", PROGRAM)
+    spool.prepare_claim(one)
+    assert spool.claim(one)
+    spool.disk.write(f"{spool.own}/job/{one.id}/out.1", b"said\n")
+    record = job.record(one, FINISHED, state, 0.0)
+    assert spool.end(record)
+    return record
+
+
+def filed(spool: Spool, home: str, record: Record) -> dict[str, bytes | None]:
+    """Return what a directory holds: by affix what belongs to a record, by name what does not."""
+    stem = job.real_name(record.stem, record.stem_hex)
+    found = {}
+    for name in spool.disk.names(home):
+        path = f"{home}/{name}"
+        stat = spool.disk.stat(path)
+        assert stat is not None
+        key = name.removeprefix(stem) if name.startswith(stem) else name
+        found[key] = spool.disk.read(path) if modes.S_ISREG(stat.st_mode) else None
+    return found
+
+
+def whole(record: Record) -> dict[str, bytes | None]:
+    """Return what is in the archive of a filed job."""
+    return {"": PROGRAM, ".json": msgspec.json.encode(record) + b"\n", ".out": b"said\n"}
+
+
+# -- where to
+
+
+def test_destinations(ground: Ground) -> None:
+    """An error directory takes all that is not done; without one all goes to the archive."""
+    done, failed = f"{ground.base}/done", f"{ground.base}/failed"
+    both, one = ground.archive(failed=failed), ground.archive()
+    for state in State:
+        record = job.record(ONE, FINISHED, state, 0.0)
+        expected = failed if state in TO_ERROR_DIRECTORY else done
+        assert both.destination(record).path == expected
+        assert one.destination(record).path == done
+    assert both.made == [done, failed]
+    assert one.made == []
+
+
+def test_own_archive() -> None:
+    """Without -o the archive is the spool's own."""
+    spool = _memory()
+    archive = Archive(spool, None, None)
+    assert (archive.done.path, archive.made) == (f"{spool.own}/done", [])
+
+
+def _memory() -> Spool:
+    disk = MemDisk(Clock())
+    disk.tree("/srv/spool")
+    return _spool(disk, "/srv/spool")
+
+
+def test_archive_that_cannot_be_made(ground: Ground) -> None:
+    """A destination that is below a file is refused by its path."""
+    ground.spool.disk.write(f"{ground.base}/file", b"")
+    with pytest.raises(CannotCreateError, match="file/done: cannot be made"):
+        ground.archive(f"{ground.base}/file/done")
+
+
+def test_directories_above_are_made(ground: Ground) -> None:
+    """A destination is made with all that is missing above it."""
+    archive = ground.archive(f"{ground.base}/one/two/three")
+    assert archive.made == [f"{ground.base}/{path}" for path in ("one", "one/two", "one/two/three")]
+
+
+# -- filing
+
+
+def test_file(ground: Ground) -> None:
+    """The job, its output and its record are in the archive, and nothing else is left of them."""
+    spool, archive = ground.spool, ground.archive()
+    record = ended(spool)
+    assert archive.near(record) is not ground.far
+    archive.file(record)
+    assert filed(spool, f"{ground.base}/done", record) == whole(record)
+    assert spool.ended() == []
+    assert spool.disk.names(f"{spool.own}/job/1d") == ["work"]
+    archive.file(record)
+    assert filed(spool, f"{ground.base}/done", record) == whole(record)
+
+
+def test_same_name_twice(ground: Ground) -> None:
+    """Two jobs of one name, ended in the same microsecond, stand side by side."""
+    spool, archive = ground.spool, ground.archive()
+    for one in (ONE, attempt(id="2d", token=TOKEN)):
+        archive.file(ended(spool, one))
+    names = spool.disk.names(f"{ground.base}/done")
+    assert len([name for name in names if name.endswith("-job")]) == 2
+    assert len(names) == 6
+
+
+def test_what_a_job_leaves(ground: Ground) -> None:
+    """What is left in the working directory is filed as it is: directories, links, modes."""
+    spool, archive = ground.spool, ground.archive()
+    record = ended(spool)
+    work = spool.work_path(record)
+    spool.disk.mkdir(f"{work}/deep")
+    spool.disk.write(f"{work}/deep/file", b"result")
+    spool.disk.symlink("/nowhere", f"{work}/link")
+    if not isinstance(spool.disk, MemDisk):
+        os.mkfifo(f"{work}/fifo")
+        os.chmod(f"{work}/deep/file", 0o600)
+    archive.file(record)
+    left = f"{ground.base}/done/{record.stem}.d"
+    assert filed(spool, f"{ground.base}/done", record) == whole(record) | {".d": None}
+    assert spool.disk.read(f"{left}/deep/file") == b"result"
+    link = spool.disk.stat(f"{left}/link")
+    assert link is not None
+    assert modes.S_ISLNK(link.st_mode)
+    assert spool.disk.stat(work) is None
+    if not isinstance(spool.disk, MemDisk):
+        assert modes.S_ISFIFO(os.lstat(f"{left}/fifo").st_mode)
+        assert modes.S_IMODE(os.lstat(f"{left}/deep/file").st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x" * 255, "\udcff" * 255, "\U0001f600" * 63, "two\nlines", "-rf", "x.json"],
+    ids=["ascii", "bytes", "utf-8", "newline", "option", "record"],
+)
+def test_names_of_all_kinds(ground: Ground, name: str) -> None:
+    """The longest names and the strangest ones are filed, whole or shortened at their end."""
+    spool, archive = ground.spool, ground.archive()
+    record = ended(
+        spool, attempt(id="1d", token=TOKEN, name=job.shown(name), name_hex=job.exact(name))
+    )
+    spool.disk.write(f"{spool.work_path(record)}/left", b"")
+    archive.file(record)
+    assert filed(spool, f"{ground.base}/done", record) == whole(record) | {".d": None}
+    stem = job.real_name(record.stem, record.stem_hex)
+    assert name.startswith(stem.split("-1d-", 1)[1])
+    assert max(len(os.fsencode(each)) for each in spool.disk.names(f"{ground.base}/done")) <= 255
+
+
+@pytest.mark.parametrize("missing", ["out", "record", "job", "all"])
+def test_half_filed(ground: Ground, missing: str) -> None:
+    """What has been filed before, or is not there, counts as filed."""
+    spool, archive = ground.spool, ground.archive()
+    record = ended(spool)
+    gone = {
+        "out": [spool.out_path(record)],
+        "record": [spool.record_path(record)],
+        "job": [spool.ended_path(record)],
+    }
+    gone["all"] = [path for paths in list(gone.values()) for path in paths]
+    for path in gone[missing]:
+        spool.disk.unlink(path)
+    archive.file(record)
+    affixes = {"out": {".out"}, "record": {".json"}, "job": {""}, "all": {"", ".json", ".out"}}
+    assert (
+        filed(spool, f"{ground.base}/done", record).keys()
+        == whole(record).keys() - affixes[missing]
+    )
+
+
+def test_half_a_copy_is_replaced(ground: Ground) -> None:
+    """What an interrupted copy left under a hidden name is gone at the end."""
+    spool, archive = ground.spool, ground.archive()
+    record = ended(spool)
+    home, stem = f"{ground.base}/done", record.stem
+    if ground.far:
+        spool.disk.write(f"{home}/.{stem}.out.part", b"sa")
+        spool.disk.mkdir(f"{home}/.{stem}.d.part")
+        spool.disk.write(f"{home}/.{stem}.d.part/old", b"half")
+    spool.disk.write(f"{spool.work_path(record)}/left", b"result")
+    archive.file(record)
+    assert filed(spool, home, record) == whole(record) | {".d": None}
+    assert spool.disk.names(f"{home}/{stem}.d") == ["left"]
+
+
+@pytest.mark.parametrize("ground", ["memory far", "real far"], indirect=True)
+def test_directory_that_was_filed_stays_whole(ground: Ground) -> None:
+    """A directory under its final name is complete: half of its source does not take its place."""
+    spool, archive = ground.spool, ground.archive()
+    record = ended(spool)
+    work, left = spool.work_path(record), f"{ground.base}/done/{record.stem}.d"
+    spool.disk.write(f"{work}/second", b"2")
+    spool.disk.mkdir(left)
+    spool.disk.write(f"{left}/first", b"1")
+    spool.disk.write(f"{left}/second", b"2")
+    archive.file(record)
+    assert sorted(spool.disk.names(left)) == ["first", "second"]
+    assert spool.disk.stat(work) is None
+
+
+# -- destinations that fail
+
+
+def test_destination_vanishes_and_comes_back(ground: Ground) -> None:
+    """A destination that is gone is an error, is not made again, and serves when it is back."""
+    spool, archive = ground.spool, ground.archive()
+    record = ended(spool)
+    home = f"{ground.base}/done"
+    spool.disk.rmdir(home)
+    with pytest.raises(FileNotFoundError, match="is gone; mount it or make it again"):
+        archive.done.check()
+    with pytest.raises(OSError, match="No such file"):
+        archive.file(record)
+    assert spool.disk.stat(home) is None
+    assert spool.ended() == [("1d", 1)]
+    spool.disk.mkdir(home)
+    archive.done.check()
+    archive.file(record)
+    assert filed(spool, home, record) == whole(record)
+
+
+def test_destination_is_replaced() -> None:
+    """Another file system in a destination's place is an error until it is gone again."""
+    spool = _memory()
+    disk = spool.disk
+    assert isinstance(disk, MemDisk)
+    archive = Archive(spool, "/srv/done", None)
+    disk.rename("/srv/done", "/srv/aside")
+    disk.mount("/srv/done", FAR)
+    with pytest.raises(OSError, match="is on another file system than at the start"):
+        archive.done.check()
+    mounted = disk.root.children and disk.root.children["srv"].children
+    assert mounted
+    del mounted["done"]
+    disk.rename("/srv/aside", "/srv/done")
+    archive.done.check()
+
+
+@pytest.mark.parametrize("device", [1, FAR], ids=["near", "far"])
+def test_full_destination(device: int) -> None:
+    """A full destination costs only time: when there is room again the job is filed whole."""
+    spool = _memory()
+    disk = spool.disk
+    assert isinstance(disk, MemDisk)
+    disk.mount("/mnt", FAR)
+    home = "/mnt/done" if device == FAR else "/srv/done"
+    archive = Archive(spool, home, None)
+    record = ended(spool)
+    disk.full.add(device)
+    with pytest.raises(OSError, match="No space"):
+        archive.file(record)
+    assert filed(spool, home, record) == {}
+    assert spool.ended() == [("1d", 1)]
+    disk.full.clear()
+    archive.file(record)
+    assert filed(spool, home, record) == whole(record)
+
+
+@pytest.mark.parametrize("far", [False, True], ids=["near", "far"])
+@pytest.mark.parametrize("how", [How.FAIL, How.LOSE])
+@pytest.mark.parametrize("number", [5, 13, 28, 116])
+def test_every_step_can_be_repeated(number: int, how: How, *, far: bool) -> None:
+    """Whichever operation fails, carried out or not, the next try files the job whole."""
+    at = 0
+    while True:
+        at += 1
+        disk = MemDisk(Clock())
+        disk.tree("/srv/spool")
+        disk.mount("/mnt", FAR)
+        faults = Faults()
+        spool = _spool(Faulty(disk, faults), "/srv/spool")
+        home = "/mnt/done" if far else "/srv/done"
+        archive = Archive(spool, home, None)
+        record = ended(spool)
+        disk.put(f"{spool.work_path(record)}/left", b"result")
+        faults.at, faults.how, faults.error, faults.count = at, how, number, 0
+        try:
+            archive.file(record)
+        except OSError:
+            assert disk.stat(f"{home}/{record.stem}") is None or spool.ended() or how is How.LOSE
+        if not faults.hit:
+            break
+        faults.lift()
+        archive.file(record)
+        assert filed(spool, home, record) == whole(record) | {".d": None}, faults
+        assert disk.names(f"{home}/{record.stem}.d") == ["left"], faults
+        assert spool.ended() == [], faults
+    assert at > 5
+
+
+# -- mending
+
+
+@pytest.mark.parametrize("text", [None, b"", b'{"format": 1', b"\0" * 50])
+def test_mend(ground: Ground, text: bytes | None) -> None:
+    """The record of an archived job that a power cut has torn is written again, once."""
+    spool, archive = ground.spool, ground.archive()
+    record = ended(spool)
+    archive.file(record)
+    path = f"{ground.base}/done/{record.stem}.json"
+    spool.disk.unlink(path)
+    if text is not None:
+        spool.disk.write(path, text)
+    assert [archive.mend(record), archive.mend(record)] == [True, False]
+    assert filed(spool, f"{ground.base}/done", record) == whole(record)
+
+
+def test_mend_makes_no_record_without_a_job(ground: Ground) -> None:
+    """A job that is not in the archive, or was removed from it by its owner, gets no record."""
+    spool, archive = ground.spool, ground.archive()
+    record = ended(spool)
+    assert not archive.mend(record)
+    assert filed(spool, f"{ground.base}/done", record) == {}

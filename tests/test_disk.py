@@ -1,0 +1,282 @@
+"""The operations on the real disk: what each does, and what it answers where something is gone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat as modes
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pmjq import disk as module
+from pmjq.directives import HEAD
+from pmjq.disk import Disk
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DISK = Disk()
+GONE = ["none", "file/below"]
+"""Paths below a directory with a file in it where nothing can be."""
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> str:
+    """Return a directory with a file in it."""
+    (tmp_path / "file").write_bytes(b"content")
+    return str(tmp_path)
+
+
+def leases(base: str) -> bool:
+    """Tell whether the file system of the tests knows leases."""
+    look = DISK.look(f"{base}/file")
+    return look is not None and look.busy is not None
+
+
+def content(path: str) -> bytes:
+    """Return what a file holds."""
+    found = DISK.read(path)
+    assert found is not None
+    return found
+
+
+# -- looking
+
+
+@pytest.mark.parametrize("name", GONE)
+def test_gone_is_a_value(base: str, name: str) -> None:
+    """Where nothing is, a look says so and a removal is done."""
+    path = f"{base}/{name}"
+    assert (DISK.stat(path), DISK.look(path), DISK.read(path)) == (None, None, None)
+    DISK.unlink(path)
+
+
+def test_look_tells_whether_a_file_is_being_written(base: str) -> None:
+    """A file is busy for just as long as anybody has it open for writing."""
+    path = f"{base}/file"
+    if not leases(base):
+        pytest.skip("no leases on the file system of the tests")
+    for flags in (os.O_WRONLY, os.O_RDWR):
+        fd = os.open(path, flags)
+        try:
+            look = DISK.look(path)
+        finally:
+            os.close(fd)
+        assert look is not None
+        assert (look.busy, look.head, look.stat.st_size) == (True, b"content", 7)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        look = DISK.look(path)
+    finally:
+        os.close(fd)
+    assert look is not None
+    assert look.busy is False
+
+
+def test_look_keeps_no_lease(base: str) -> None:
+    """A look gives its lease back: a writer that comes after it does not wait."""
+    DISK.look(f"{base}/file")
+    fd = os.open(f"{base}/file", os.O_WRONLY | os.O_NONBLOCK)
+    os.close(fd)
+
+
+def test_look_reads_a_head(base: str) -> None:
+    """Of a long file a look reads the head only."""
+    DISK.write(f"{base}/file", b"x" * (HEAD + 9))
+    look = DISK.look(f"{base}/file")
+    assert look is not None
+    assert look.head == b"x" * HEAD
+
+
+def test_look_at_what_is_no_file(base: str) -> None:
+    """A link is not followed, a FIFO without a writer is not waited for, and nothing is read."""
+    os.symlink(f"{base}/file", f"{base}/link")
+    os.mkfifo(f"{base}/fifo")
+    os.mkdir(f"{base}/directory")
+    with closing(socket.socket(socket.AF_UNIX)) as bound:
+        bound.bind(f"{base}/socket")
+        found = {}
+        for name in ("link", "fifo", "directory", "socket"):
+            look = DISK.look(f"{base}/{name}")
+            assert look is not None
+            assert (look.busy, look.head) == (None, None)
+            found[name] = modes.S_IFMT(look.stat.st_mode)
+    assert found == {
+        "link": modes.S_IFLNK,
+        "fifo": modes.S_IFIFO,
+        "directory": modes.S_IFDIR,
+        "socket": modes.S_IFSOCK,
+    }
+
+
+def test_read_the_last_bytes(base: str) -> None:
+    """Of a long file the last bytes, of a short one all of it."""
+    path = f"{base}/file"
+    assert [DISK.read(path, last) for last in (0, 3, 7, 99)] == [
+        b"content",
+        b"ent",
+        b"content",
+        b"content",
+    ]
+
+
+# -- writing
+
+
+@pytest.mark.parametrize("data", [b"", b"new", b"something much longer"])
+@pytest.mark.parametrize("name", ["file", "other"])
+def test_write(base: str, name: str, data: bytes) -> None:
+    """What is written is all that is there, whether it was longer before, shorter, or not there."""
+    DISK.write(f"{base}/{name}", data)
+    assert content(f"{base}/{name}") == data
+
+
+def test_write_keeps_the_file(base: str) -> None:
+    """A file that is written over is the same file, under all its names."""
+    DISK.link(f"{base}/file", f"{base}/second")
+    DISK.write(f"{base}/file", b"new")
+    assert content(f"{base}/second") == b"new"
+
+
+@pytest.mark.parametrize(
+    ("offset", "data", "after"),
+    [
+        (0, b"", b""),
+        (0, b"new", b"new"),
+        (3, b"X", b"conX"),
+        (7, b" more", b"content more"),
+        (9, b"!", b"content\0\0!"),
+    ],
+)
+def test_write_at(base: str, offset: int, data: bytes, after: bytes) -> None:
+    """A file ends where what is written at an offset ends, and a repetition changes nothing."""
+    for _ in range(2):
+        DISK.write_at(f"{base}/file", offset, data)
+        assert content(f"{base}/file") == after
+
+
+def test_write_at_makes_no_file_unasked(base: str) -> None:
+    """What was removed stays removed, unless it is asked for."""
+    path = f"{base}/none"
+    with pytest.raises(FileNotFoundError):
+        DISK.write_at(path, 0, b"x")
+    assert DISK.stat(path) is None
+    DISK.write_at(path, 0, b"x", create=True)
+    assert content(path) == b"x"
+
+
+# -- names
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "dangling link"])
+@pytest.mark.parametrize("number", [None, errno.EINVAL, errno.ENOSYS])
+def test_rename_new_overwrites_nothing(
+    base: str, kind: str, number: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever has the name keeps it, with renameat2 and where the file system has none."""
+    if number is not None:
+        monkeypatch.setattr(module, "_renameat2", lambda *_: number)
+    target = f"{base}/target"
+    match kind:
+        case "file":
+            DISK.write(target, b"there")
+        case "directory":
+            DISK.mkdir(target)
+        case _:
+            DISK.symlink("nothing", target)
+    before = DISK.stat(target)
+    with pytest.raises(FileExistsError):
+        DISK.rename_new(f"{base}/file", target)
+    assert DISK.stat(target) == before
+    assert content(f"{base}/file") == b"content"
+    DISK.rename_new(f"{base}/file", f"{base}/free")
+    assert sorted(DISK.names(base)) == ["free", "target"]
+    assert content(f"{base}/free") == b"content"
+
+
+def test_rename_new_of_nothing(base: str) -> None:
+    """An error names both paths."""
+    with pytest.raises(FileNotFoundError) as caught:
+        DISK.rename_new(f"{base}/none", f"{base}/target")
+    assert (caught.value.filename, caught.value.filename2) == (f"{base}/none", f"{base}/target")
+
+
+def test_rename_replaces(base: str) -> None:
+    """A rename takes the name from what had it."""
+    DISK.write(f"{base}/other", b"other")
+    DISK.rename(f"{base}/file", f"{base}/other")
+    assert DISK.names(base) == ["other"]
+    assert content(f"{base}/other") == b"content"
+
+
+def test_rmdir(base: str) -> None:
+    """A directory goes if it is empty; one that is gone is as good as removed."""
+    DISK.mkdir(f"{base}/directory")
+    DISK.write(f"{base}/directory/x", b"")
+    assert not DISK.rmdir(f"{base}/directory")
+    DISK.unlink(f"{base}/directory/x")
+    assert DISK.rmdir(f"{base}/directory")
+    assert DISK.rmdir(f"{base}/directory")
+    with pytest.raises(NotADirectoryError):
+        DISK.rmdir(f"{base}/file")
+
+
+def test_link_follows_nothing(base: str) -> None:
+    """A second name of a symbolic link is one of the link itself."""
+    DISK.symlink("file", f"{base}/link")
+    DISK.link(f"{base}/link", f"{base}/second")
+    assert os.readlink(f"{base}/second") == "file"
+
+
+def test_sync(base: str) -> None:
+    """Files and directories can be synced, what is gone cannot."""
+    DISK.sync(base)
+    DISK.sync(f"{base}/file")
+    with pytest.raises(FileNotFoundError):
+        DISK.sync(f"{base}/none")
+
+
+# -- copies
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o640, 0o4755])
+def test_copy_keeps_mode_times_and_owner(base: str, mode: int) -> None:
+    """A copy has content, mode, times and owner of its source, and is a file of its own."""
+    source, target = f"{base}/file", f"{base}/copy"
+    os.chmod(source, mode)
+    os.utime(source, ns=(1_600_000_000_123_456_789, 1_500_000_000_987_654_321))
+    before = os.lstat(source)
+    DISK.copy(source, target)
+    after = os.lstat(target)
+    assert content(target) == b"content"
+    assert (after.st_mode, after.st_uid, after.st_gid) == (
+        before.st_mode,
+        before.st_uid,
+        before.st_gid,
+    )
+    assert after.st_mtime_ns == before.st_mtime_ns
+    assert after.st_ino != before.st_ino
+
+
+def test_copy_takes_the_place_of_half_a_copy(base: str) -> None:
+    """What an interrupted copy left is replaced, not written into: it may be a link."""
+    victim = f"{base}/victim"
+    DISK.write(victim, b"untouched")
+    DISK.symlink(victim, f"{base}/copy")
+    DISK.copy(f"{base}/file", f"{base}/copy")
+    assert content(victim) == b"untouched"
+    assert modes.S_ISREG(os.lstat(f"{base}/copy").st_mode)
+    assert content(f"{base}/copy") == b"content"
+
+
+def test_copy_of_what_is_no_file(base: str) -> None:
+    """A link is copied as a link, a FIFO as a FIFO, without being opened."""
+    DISK.symlink("nowhere", f"{base}/link")
+    os.mkfifo(f"{base}/fifo", 0o600)
+    for name in ("link", "fifo"):
+        DISK.copy(f"{base}/{name}", f"{base}/{name}.copy")
+    assert os.readlink(f"{base}/link.copy") == "nowhere"
+    assert os.lstat(f"{base}/fifo.copy").st_mode == modes.S_IFIFO | 0o600
