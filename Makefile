@@ -109,7 +109,7 @@ install: $(READY) ## install below DESTDIR and PREFIX (/usr/local): command, man
 	@rm -rf build
 
 clean: ## remove .venv and everything else that is made here
-	rm -rf .venv build dist .coverage .coverage.* .hypothesis .import_linter_cache
+	rm -rf .venv .venv-lab build dist .coverage .coverage.* .hypothesis .import_linter_cache
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find pmjq tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
