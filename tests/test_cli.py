@@ -320,18 +320,6 @@ def test_spool_that_is_its_own_archive(option: str, tmp_path: Path, capsys: Capt
         assert option in refusal(capsys)
 
 
-@pytest.mark.skipif(
-    os.getuid() != 0 or not os.statvfs("/proc").f_flag & os.ST_NOEXEC,
-    reason="only root may write /proc, and it is mounted noexec on most machines",
-)
-def test_spool_on_a_file_system_without_execution(capsys: Captured) -> None:
-    """Where nothing can be executed no job is rejected for it: the set-up is wrong."""
-    assert main(["/proc"]) == CONFIGURATION
-    line = refusal(capsys)
-    assert "noexec" in line
-    assert "remount" in line
-
-
 def test_archives_inside_the_spool_are_known(tmp_path: Path) -> None:
     """``-o spool/archive`` is no entry of the spool; what lies elsewhere is none anyway."""
     spool = tmp_path / "spool"
