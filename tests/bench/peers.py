@@ -69,20 +69,23 @@ for back in 0 1 2 3; do tsp -w $((id-back)); done
 
 NQ_RUN = """
 i=0
-while [ $i -lt $N ]; do NQDIR=q$((i%4)) nq "$JOB" >/dev/null; i=$((i+1)); done
-for q in q0 q1 q2 q3; do NQDIR=$q nq -w; done
+while [ $i -lt $N ]; do NQDIR=q$((i%QUEUES)) nq "$JOB" >/dev/null; i=$((i+1)); done
+for q in q?; do NQDIR=$q nq -w; done
 """
+NQ_CLEAN = "for q in q?; do NQDIR=$q nq -w; done"
 
 PEERS = (
     Peer("xargs -P4", "xargs", "findutils", f"xargs -P{SLOTS} -n1 sh <list"),
     Peer("task-spooler", "tsp", "task-spooler", TSP_RUN, ready=f"tsp -S {SLOTS}", clean="tsp -K"),
+    # As it comes, one job at a time, and as four slots are had with it.
+    Peer("nq", "nq", "nq", f"QUEUES=1\n{NQ_RUN}", ready="mkdir q0", clean=NQ_CLEAN),
     Peer(
         "nq, 4 queues",
         "nq",
         "nq",
-        NQ_RUN,
+        f"QUEUES=4\n{NQ_RUN}",
         ready="mkdir q0 q1 q2 q3",
-        clean="for q in q?; do NQDIR=$q nq -w; done",
+        clean=NQ_CLEAN,
     ),
     Peer(
         "parallel",

@@ -30,7 +30,7 @@ BEFORE = "pmjq, dropped before start"
 WANTED = {
     "xargs -P4": ">= 0.5",
     "task-spooler": ">= 1.1",
-    "nq, 4 queues": ">= 2",
+    "nq": ">= 2",
     "parallel --load": ">= 20",
 }
 
