@@ -158,14 +158,18 @@ class Act:
                 outside.pauses.failed("end", error)
             if prepared:
                 outside.pauses.failed("claim", error)
-            for candidate, attempt in prepared:
-                with contextlib.suppress(OSError):
-                    outside.spool.clear(attempt.id, attempt.attempt, candidate.name)
+            self._drop_papers(prepared)
             return False
         for over, record in ends:
             desk.claimed.pop(record.id, None)
             desk.over[record.id] = replace(over, durable=record)
         return True
+
+    def _drop_papers(self, prepared: list[Prepared]) -> None:
+        """Remove the papers of claims that were not made; what stays goes at the next start."""
+        for candidate, attempt in prepared:
+            with contextlib.suppress(OSError):
+                self.outside.spool.clear(attempt.id, attempt.attempt, candidate.name)
 
     def _claim(self, prepared: list[Prepared]) -> None:
         """Claim what is prepared, and make the claims durable before anything is started."""
@@ -173,14 +177,17 @@ class Act:
             return
         outside, desk = self.outside, self.desk
         claimed: list[Attempt] = []
+        untried = list(prepared)
         try:
-            for candidate, attempt in prepared:
+            while untried:
+                candidate, attempt = untried.pop(0)
                 if self._claim_one(candidate, attempt):
                     claimed.append(attempt)
             outside.spool.sync_claims()
         except OSError as error:
             desk.doubtful = True
             outside.pauses.failed("claim", error)
+            self._drop_papers(untried)
             for attempt in claimed:
                 reason = "its claim could not be made durable"
                 desk.returning[attempt.id] = Return(attempt, reason)

@@ -66,11 +66,11 @@ class Options:
 
 @dataclass(slots=True)
 class _Stopping:
-    """How often the daemon was told to stop, and whether it is done."""
+    """What the daemon remembers of itself: signals, its life, what it published last."""
 
     signals: int = 0
-    done: bool = False
     fenced: bool = False
+    trouble: str = ""
     published: float = field(default=-1e9)
     last: tuple[object, ...] = ()
 
@@ -102,8 +102,8 @@ class Daemon:
         """
         options = self.options
         spool = Spool(self.disk, options.spool, local=not probe.shared(options.kind))
-        identity = spool.prepare(str(uuid.uuid4()))
-        held = lock.acquire(identity.uuid, options.node)
+        self.uuid = spool.prepare(str(uuid.uuid4())).uuid
+        held = lock.acquire(self.uuid, options.node)
         # A lease broken by a writer tells so with SIGIO, whose default is to end the process.
         signal.signal(signal.SIGIO, signal.SIG_IGN)
         _raise_descriptors()
@@ -217,6 +217,8 @@ class Daemon:
             if self.state.fenced:
                 self._new_life()
             wake = self._one_turn()
+            if self.state.fenced:
+                wake = min(wake, time.monotonic() + AGAIN)
             self._publish()
             if self._finished():
                 return
@@ -235,23 +237,27 @@ class Daemon:
             return time.monotonic() + 1.0
 
     def _new_life(self) -> None:
-        """Begin again after this life was buried by another.
+        """Begin again after the beat of this life was found gone.
 
-        What is still here is taken up like any former life's.
+        It was buried by another, or its spool is not there. What is still here is taken up like
+        any former life's; another spool in the same place is not touched.
         """
-        self.log.logger.error("life.fenced", token=self.turn.spool.token)
-        self.state.fenced = False
-        intent = self.turn.intent
-        spool = Spool(self.disk, self.turn.spool.root, local=self.turn.spool.local)
+        state, log, old = self.state, self.log.logger, self.turn
+        spool = Spool(self.disk, old.spool.root, local=old.spool.local)
         try:
-            spool.identify()
+            if spool.identify().uuid != self.uuid:
+                raise errors.ConfigurationError("another spool is in its place")
             self.turn = self._begin(spool)
         except (OSError, errors.PmjqError) as error:
-            # A line for people; where it failed says less than why.
-            self.log.logger.error("life.failed", reason=str(error))  # noqa: TRY400
-            self.state.fenced = True
-            time.sleep(1.0)
-        self.turn.intent = intent
+            self.turn = old
+            if str(error) != state.trouble:
+                # A line for people; where it failed says less than why.
+                log.error("life.failed", reason=str(error))  # noqa: TRY400
+            state.trouble = str(error)
+            return
+        self.turn.intent = old.intent
+        state.fenced, state.trouble = False, ""
+        log.warning("life.begun", token=self.turn.spool.token, instead_of=old.spool.token)
 
     def _finished(self) -> bool:
         turn = self.turn
@@ -372,6 +378,9 @@ class Daemon:
 
 
 BEGAN = time.time()
+
+AGAIN = 1.0
+"""Seconds until a new life is tried again."""
 
 MOST_ASIDE = 100
 """How many entries that are not queued node.json names."""

@@ -131,6 +131,7 @@ class Keeper:
         ]
         try:
             os.chdir(work)
+            at = time.time()
             pid = os.posix_spawn(
                 path,
                 argv,
@@ -143,7 +144,6 @@ class Keeper:
         except OSError as error:
             self.not_begun(order, error.errno or errno.EIO, flags, tries)
         else:
-            at = time.time()
             self.jobs[pid] = (key, status)
             line = f"started {pid} {start_time(pid)} {at:.6f} {self.pid} {self.start}\n"
             self.write(status, line)

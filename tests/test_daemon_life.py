@@ -1,0 +1,59 @@
+"""A daemon whose beat was found gone begins another life, in its own spool and in no other."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pmjq.daemon import Daemon, Options
+from pmjq.disk import Disk
+from pmjq.gates import Limits
+from pmjq.log import Log
+from pmjq.ready import Rules
+from pmjq.spool import Identity, Spool
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """Return a daemon in its first life, taking no turns."""
+    spool = Spool(Disk(), str(tmp_path))
+    made = Daemon(Options(str(tmp_path), "a", Limits(slots=1), Rules(uids=None)), Log("json"))
+    made.uuid = spool.prepare(str(uuid.uuid4())).uuid
+    made.turn = made._begin(spool)
+    yield made
+    if made.heart is not None:
+        made.heart.stop()
+    made.processes.close()
+
+
+def test_new_life_takes_the_place_of_the_old(daemon: Daemon, tmp_path: Path) -> None:
+    """What the old life had is taken up, and nothing of it is left."""
+    old = daemon.turn.spool.token
+    (tmp_path / ".pmjq" / "node" / old / "beat").unlink()
+    daemon._fenced()
+    daemon._new_life()
+    assert daemon.turn.spool.token != old
+    assert not daemon.state.fenced
+    assert [path.name for path in (tmp_path / ".pmjq" / "node").iterdir()] == [
+        daemon.turn.spool.token
+    ]
+
+
+def test_another_spool_in_its_place_is_not_touched(
+    daemon: Daemon, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A life ends with its spool; one that has come in its place has another identity."""
+    turn = daemon.turn
+    path = tmp_path / ".pmjq" / "spool.json"
+    path.write_bytes(msgspec.json.encode(Identity(1, str(uuid.uuid4()))))
+    daemon._fenced()
+    daemon._new_life()
+    daemon._new_life()
+    assert daemon.turn is turn
+    assert daemon.state.fenced
+    assert len(list((tmp_path / ".pmjq" / "node").iterdir())) == 1
+    assert capfd.readouterr().err.count("life.failed") == 1
