@@ -94,9 +94,8 @@ def _say(text: str) -> None:
 def _verb(verb: str, words: list[str]) -> int:
     if {"-h", "--help"} & set(words):
         click.echo(
-            f"Usage: pmjq {verb} [-s SPOOL] [options] [JOB ...]\n\n"
-            f"  Reserved: this version of pmjq ({__version__}) is the daemon only "
-            f"and does not know how to {verb}.\n"
+            f"Usage: pmjq {verb}\n\n"
+            f"  A reserved word: this version of pmjq ({__version__}) is the daemon only.\n"
             f"  pmjq ./{verb} starts the daemon on a spool of that name."
         )
         return 0
