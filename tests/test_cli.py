@@ -152,7 +152,8 @@ def test_verb_has_help(verb: str, capsys: Captured) -> None:
     assert main([verb, "--help"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert out.startswith(f"Usage: pmjq {verb} ")
+    assert out.startswith(f"Usage: pmjq {verb}\n")
+    assert "-s SPOOL" not in out
     assert f"pmjq ./{verb}" in out
 
 
