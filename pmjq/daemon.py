@@ -197,7 +197,7 @@ class Daemon:
         if self.heart is not None:
             self.heart.stop()
         turn.filing.close()
-        left = len(turn.desk.running) + len(turn.desk.starting)
+        left = turn.desk.executing()
         if not turn.desk.in_hand():
             # A life that has nothing leaves nothing; one with jobs is buried by the next.
             with contextlib.suppress(OSError):
@@ -297,7 +297,7 @@ class Daemon:
             Intent.WAIT: "no more jobs are started; once more kills those that run",
             Intent.KILL: "running jobs are told to end",
         }
-        running = len(turn.desk.running) + len(turn.desk.starting)
+        running = turn.desk.executing()
         self.log.logger.info(
             "daemon.stopping",
             signal=number.name,
@@ -323,7 +323,7 @@ class Daemon:
         if not force and now - state.published < PUBLISH:
             return
         verdict, desk = turn.verdict, turn.desk
-        running = len(desk.running) + len(desk.starting)
+        running = desk.executing()
         aside = self._aside()
         backlog, filing = len(turn.backlog), len(desk.filing)
         said = (verdict.open, verdict.reason, running, backlog, str(turn.intent), filing, aside)
@@ -367,7 +367,7 @@ class Daemon:
             limit=limits.load,
             slots=limits.slots,
             load=reading.load,
-            running=len(turn.desk.running) + len(turn.desk.starting),
+            running=turn.desk.executing(),
             queued=len(turn.backlog),
             gate="open" if turn.verdict.open else "closed",
             reason=turn.verdict.reason,

@@ -99,6 +99,10 @@ class Desk:
         """Return how many slots are taken: what runs, is about to, or may."""
         return len(self.running) + len(self.remains) + len(self.starting) + len(self.doubts)
 
+    def executing(self) -> int:
+        """Return how many jobs run, or are on their way to."""
+        return len(self.running) + len(self.starting)
+
     def stopping(self) -> tuple[Run, ...]:
         """Return what is to be stopped when the daemon stops by killing."""
         return (*self.running.values(), *(remains.run for remains in self.remains.values()))

@@ -64,7 +64,6 @@ class Look:
         """Take what is looked at, and the desk that remembers it."""
         self.outside = outside
         self.desk = desk
-        self._rescan_at = 0.0
         self._listed = 0
         self._missing = ""
         self._reports: deque[Report] = deque()
@@ -289,7 +288,7 @@ class Look:
                 names[name] = None
         for name in names:
             self._see(name, now)
-        if everything or now >= self._rescan_at:
+        if everything or now >= self.desk.rescan_at:
             self._rescan(now, everything=everything)
 
     def _see(self, name: str, now: float) -> None:
@@ -312,8 +311,7 @@ class Look:
             self._see(name, now)
         self._say_left()
         self.desk.scanned = True
-        self._rescan_at = clock() + max(RESCAN, RESCAN_SHARE * (clock() - now))
-        self.desk.rescan_at = self._rescan_at
+        self.desk.rescan_at = clock() + max(RESCAN, RESCAN_SHARE * (clock() - now))
 
     def _candidates(self, wanted: int, now: float) -> list[Candidate]:
         """Return entries to claim: those that can never be run, and the head of the queue."""

@@ -137,7 +137,7 @@ class Processes:
         for first in range(0, len(orders), ORDERS_IN_A_MESSAGE):
             part = orders[first : first + ORDERS_IN_A_MESSAGE]
             try:
-                line.sendall(marshal.dumps([_plain(order) for order in part]))
+                line.sendall(marshal.dumps([tuple(order) for order in part]))
             except OSError as error:
                 # Too long an environment for a message, or a keeper that died just now: they are
                 # looked at again.
@@ -253,10 +253,6 @@ class Processes:
             self._former.append(self._keeper)
         keys, self._kept = frozenset(self._kept), set()
         return Unkept(keys)
-
-
-def _plain(order: Order) -> tuple[Any, ...]:
-    return tuple(order)
 
 
 def _report(values: tuple[Any, ...]) -> Started | Unstarted | Ended:
