@@ -17,7 +17,7 @@ from pmjq import job, plan, ready
 from pmjq.desk import Doubt
 from pmjq.directives import Refusal
 from pmjq.job import Attempt, Event, Spec
-from pmjq.plan import Claim, End, File, Return, Start, Stop
+from pmjq.plan import Claim, End, File, LineUp, Pace, Recall, Return, Start, Stop
 from pmjq.process import Order
 from pmjq.ready import Kind, Standing
 from pmjq.state import State
@@ -47,6 +47,8 @@ class Act:
     def carry_out(self, actions: list[Action]) -> None:
         """Carry out the actions of one plan: starts first, filing last."""
         starts: list[Attempt] = []
+        line: list[Attempt] = []
+        most: int | None = None
         claims: list[Candidate] = []
         overs: list[Over] = []
         rest: list[Return | File] = []
@@ -54,6 +56,12 @@ class Act:
             match action:
                 case Start(attempt):
                     starts.append(attempt)
+                case LineUp(attempt):
+                    line.append(attempt)
+                case Pace(most):
+                    pass
+                case Recall():
+                    self._recall()
                 case Claim(candidate):
                     claims.append(candidate)
                 case End(over):
@@ -62,8 +70,8 @@ class Act:
                     self._stop(action)
                 case Return() | File():
                     rest.append(action)
-        if starts:
-            self._start(starts)
+        if starts or line or most is not None:
+            self._start(starts, line, self.desk.most if most is None else most)
         prepared = self._prepare(claims)
         if (overs or prepared) and self._make_durable(overs, prepared):
             self._claim(prepared)
@@ -74,25 +82,39 @@ class Act:
             else:
                 self._file(action.record)
 
-    def _start(self, attempts: list[Attempt]) -> None:
+    def _start(self, starts: list[Attempt], line: list[Attempt], most: int) -> None:
+        """Have attempts executed: some now, some as soon as fewer than ``most`` run."""
         outside, desk = self.outside, self.desk
         now = outside.now()
         try:
-            orders = [self._order(attempt) for attempt in attempts]
+            orders = [self._order(attempt) for attempt in starts]
+            lined = [self._order(attempt) for attempt in line]
         except OSError as error:
             outside.pauses.failed("start", error)
             desk.doubtful = True
             return
-        for attempt in attempts:
+        for attempt in starts:
             desk.launch(attempt, now)
+        for attempt in line:
+            desk.line_up(attempt)
+        desk.most = most
         try:
-            outside.processes.start(orders)
+            outside.processes.start(orders, lined, most)
         except OSError as error:
             outside.pauses.failed("start", error)
-            for attempt in attempts:
+            for attempt in (*starts, *line):
                 desk.doubt(attempt.id, now)
         else:
             outside.pauses.worked("start")
+
+    def _recall(self) -> None:
+        try:
+            self.outside.processes.recall()
+        except OSError as error:
+            # The keeper is full, or gone, which it tells by itself.
+            self.outside.pauses.failed("start", error)
+        else:
+            self.desk.recall()
 
     def _order(self, attempt: Attempt) -> Order:
         spool, settings = self.outside.spool, self.outside.settings

@@ -265,7 +265,7 @@ class Daemon:
             case Intent.RUN:
                 return self.options.once and turn.idle()
             case Intent.LEAVE:
-                return True
+                return not turn.desk.line
             case _:
                 return turn.quiet()
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pmjq.ready import Rules
 
 
-MOST_AHEAD = 16
+MOST_AHEAD = 32
 """How many jobs are claimed ahead at most."""
 
 REMAINS_PAUSE = 0.1
@@ -73,6 +73,9 @@ class Desk:
         self.scanned = False
         self.rescan_at = 0.0
         self.claimed: dict[str, Claimed] = {}
+        self.line: dict[str, Claimed] = {}
+        self.most = 0
+        self.recalled = False
         self.starting: dict[str, Attempt] = {}
         self.running: dict[str, Run] = {}
         self.remains: dict[str, Remains] = {}
@@ -97,11 +100,15 @@ class Desk:
 
     def busy(self) -> int:
         """Return how many slots are taken: what runs, is about to, or may."""
-        return len(self.running) + len(self.remains) + len(self.starting) + len(self.doubts)
+        return self.executing() + self.allowed() + len(self.remains) + len(self.doubts)
 
     def executing(self) -> int:
         """Return how many jobs run, or are on their way to."""
         return len(self.running) + len(self.starting)
+
+    def allowed(self) -> int:
+        """Return how many jobs of the line the keeper may be starting just now."""
+        return min(len(self.line), max(0, self.most - self.executing()))
 
     def stopping(self) -> tuple[Run, ...]:
         """Return what is to be stopped when the daemon stops by killing."""
@@ -124,10 +131,27 @@ class Desk:
         """
         return sum(1 for end in self._ends if now - end < JUST_NOW)
 
-    def attempt(self, job_id: str) -> Attempt | None:
-        """Return the attempt that is starting or running, if it is."""
-        run = self.running.get(job_id)
-        return run.attempt if run else self.starting.get(job_id)
+    def line_up(self, attempt: Attempt) -> None:
+        """Take note that the keeper is to start an attempt as soon as another ends."""
+        self.line[attempt.id] = self.claimed.pop(attempt.id)
+
+    def recall(self) -> None:
+        """Take note that the keeper was told to start nothing more of the line."""
+        self.most, self.recalled = 0, True
+
+    def unlined(self, job_id: str) -> None:
+        """Take note that an attempt stands in line no more; it is claimed as before."""
+        claimed = self.line.pop(job_id, None)
+        if claimed is not None:
+            self.claimed[job_id] = claimed
+        self.recalled = self.recalled and bool(self.line)
+
+    def come_to(self, job_id: str, now: float) -> Attempt | None:
+        """Return the attempt that the keeper starts or tried to start, if it is one of ours."""
+        claimed = self.line.get(job_id)
+        if claimed is not None:
+            self.launch(claimed.attempt, now)
+        return self.starting.get(job_id)
 
     def claim(self, attempt: Attempt, now: float | None = None) -> None:
         """Take note of a claim; ``now``: one made just now, None: one that was found."""
@@ -136,17 +160,21 @@ class Desk:
     def launch(self, attempt: Attempt, now: float) -> None:
         """Take note that the keeper was told to start an attempt."""
         self.claimed.pop(attempt.id, None)
+        self.line.pop(attempt.id, None)
+        self.recalled = self.recalled and bool(self.line)
         self.starting[attempt.id] = attempt
         self.forecast = self.forecast.started(now)
 
     def started(self, job_id: str, pid: int, at: float, now: float) -> None:
         """Take note that an attempt runs."""
+        self.come_to(job_id, now)
         attempt = self.starting.pop(job_id, None)
         if attempt is not None:
             self.running[job_id] = Run(attempt, pid, at, now)
 
     def unstarted(self, job_id: str, now: float) -> Attempt | None:
-        """Take note that an attempt was not started; it is claimed as before."""
+        """Take note that an attempt was not started."""
+        self.come_to(job_id, now)
         attempt = self.starting.pop(job_id, None)
         if attempt is not None:
             self.forecast = self.forecast.ended(now, 0.0, None, 1.0)
@@ -160,6 +188,7 @@ class Desk:
 
     def ended(self, job_id: str, status: Status, now: float) -> None:
         """Take note that the process of an attempt has ended, or that nobody knows how it did."""
+        self.come_to(job_id, now)
         run = self.running.pop(job_id, None)
         attempt = run.attempt if run else self.starting.pop(job_id, None)
         if attempt is None:
@@ -196,6 +225,7 @@ class Desk:
 
     def doubt(self, job_id: str, now: float) -> None:
         """Set aside an attempt that starts or runs until its status has been read."""
+        self.come_to(job_id, now)
         run = self.running.pop(job_id, None)
         attempt = run.attempt if run else self.starting.pop(job_id, None)
         if attempt is None:
@@ -222,7 +252,7 @@ class Desk:
             times.append(now + self.verdict.again)
         times += [
             claimed.since + plan.LONGEST_AHEAD
-            for claimed in self.claimed.values()
+            for claimed in (*self.claimed.values(), *self.line.values())
             if claimed.since is not None
         ]
         if self.intent is Intent.KILL:
@@ -238,12 +268,14 @@ class Desk:
             self.forecast = self.forecast.ended(self.forecast.at, 0.0, None, 1.0)
         for place in self._places():
             place.pop(job_id, None)
+        self.recalled = self.recalled and bool(self.line)
 
     def _places(self) -> tuple[dict[str, Any], ...]:
         return (
             self.running,
             self.remains,
             self.starting,
+            self.line,
             self.claimed,
             self.doubts,
             self.over,

@@ -16,6 +16,10 @@ it anything:
   execve failed.
 * It waits for the job and writes ``exit CODE AT USER SYSTEM RSS``.
 
+A message is MOST, RECALL, NOW and LINE. NOW is started at once. LINE is started in its order
+while fewer than MOST jobs run, so that a slot that becomes free waits for nobody. RECALL empties
+the line first; what stood in it is reported as not started.
+
 If the daemon dies the keeper goes on until its last job has ended. If the keeper dies, its jobs
 go on, and only their exit status is lost. It is single-threaded: the directory of a job is set by
 chdir before the spawn.
@@ -77,6 +81,8 @@ class Keeper:
         self.connected = True
         self.jobs: dict[int, tuple[Key, str]] = {}
         self.busy: list[tuple[Order, int]] = []
+        self.line: list[Order] = []
+        self.most = 0
         self.unwritten: list[tuple[str, str]] = []
         self.reports: list[tuple[object, ...]] = []
         self.pid = os.getpid()
@@ -97,6 +103,7 @@ class Keeper:
                     self.obey()
             self.reap()
             self.try_again()
+            self.start_line()
             self.report()
 
     def pause(self) -> float | None:
@@ -116,9 +123,20 @@ class Keeper:
         if not message:
             self.disconnect()
             return
-        for order in marshal.loads(message):  # noqa: S302  # from the daemon that started this process
+        # From the daemon that started this process.
+        self.most, recall, now, line = marshal.loads(message)  # noqa: S302
+        if recall:
+            self.reports += [("unstarted", order[0], errno.ECANCELED, False) for order in self.line]
+            self.line.clear()
+        for order in now:
             self.begin(order, STATUS, 0)
             self.reap()
+        self.line.extend(line)
+
+    def start_line(self) -> None:
+        """Start what stands in line, as far as it may."""
+        while self.line and len(self.jobs) + len(self.busy) < self.most:
+            self.begin(self.line.pop(0), STATUS, 0)
 
     def begin(self, order: Order, flags: int, tries: int) -> None:
         """Start one job; tell why if it did not start."""
@@ -192,6 +210,8 @@ class Keeper:
             self.write(status, "exit {} {:.6f} {:.6f} {:.6f} {}\n".format(*figures))
             ended.append(("ended", key, *figures))
         if ended:
+            # Before the ends are told: nobody must take a slot for free that is taken again.
+            self.start_line()
             alone = self.alone()
             self.reports += [(*report, alone) for report in ended]
 
@@ -247,6 +267,7 @@ class Keeper:
         """Go on alone: the daemon is gone."""
         self.connected = False
         self.reports = []
+        self.line.clear()
         self.poll.unregister(self.fd)
         os.close(self.fd)
 

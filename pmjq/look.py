@@ -64,6 +64,7 @@ class Look:
         """Take what is looked at, and the desk that remembers it."""
         self.outside = outside
         self.desk = desk
+        self._reading = UNREAD
         self._listed = 0
         self._missing = ""
         self._reports: deque[Report] = deque()
@@ -85,7 +86,10 @@ class Look:
         self._resolve(now)
         self._refresh(now)
         room = self._room(now)
-        ahead = desk.ahead(now)
+        replace = room > 0 or self._replaceable(now)
+        ahead = desk.ahead(now) if replace and not desk.recalled else 0
+        waiting = (*desk.line.values(), *desk.claimed.values())
+        wanted = plan.wanted(room + desk.allowed(), ahead, waiting)
         pauses = outside.pauses
         return View(
             now=now,
@@ -93,10 +97,13 @@ class Look:
             grace=outside.settings.grace,
             room=room,
             ahead=ahead,
+            replace=replace,
+            executing=desk.executing(),
+            allowed=desk.allowed(),
+            most=desk.most,
             busy=desk.busy() > 0,
-            candidates=tuple(
-                self._candidates(plan.wanted(room, ahead, desk.claimed.values()), now)
-            ),
+            candidates=tuple(self._candidates(wanted, now)),
+            line=() if desk.recalled else tuple(desk.line.values()),
             claimed=tuple(desk.claimed.values()),
             returning=tuple(desk.returning.values()),
             over=tuple(desk.over.values()),
@@ -111,18 +118,25 @@ class Look:
     def _room(self, now: float) -> int:
         """Return how many jobs the gates let start."""
         outside, desk = self.outside, self.desk
-        reading = UNREAD
+        self._reading = reading = UNREAD
         if outside.settings.limits.load is not None:
-            reading = outside.reading()
+            self._reading = reading = outside.reading()
             desk.contention = desk.contention.sampled(now, reading)
         if desk.intent is not Intent.RUN:
             return 0
-        most = min(MOST_AT_ONCE, len(desk.backlog) + len(desk.claimed) + 1)
+        most = min(MOST_AT_ONCE, len(desk.backlog) + len(desk.line) + len(desk.claimed) + 1)
         room, desk.verdict = gates.room(
             outside.settings.limits, reading, desk.forecast, desk.busy(), now, most
         )
         self._say_verdict(now)
         return room
+
+    def _replaceable(self, now: float) -> bool:
+        """Tell whether the gates would let another job start if one of ours ended."""
+        desk, limits = self.desk, self.outside.settings.limits
+        if desk.intent is not Intent.RUN or not desk.busy():
+            return False
+        return gates.verdict(limits, self._reading, desk.forecast, desk.busy() - 1, now).open
 
     # -- the processes
 
@@ -160,7 +174,10 @@ class Look:
                 self.desk.gone(job_id, now)
 
     def _unstarted(self, job_id: str, error: int, now: float, *, tried: bool) -> None:
-        attempt = self.desk.starting.get(job_id)
+        if error == errno.ECANCELED and not tried:
+            self.desk.unlined(job_id)
+            return
+        attempt = self.desk.come_to(job_id, now)
         if attempt is None:
             return
         if tried:

@@ -42,8 +42,11 @@ class Logger(Protocol):
 class Runner(Protocol):
     """What a turn needs of ``pmjq.process.Processes``; tests have a double of it."""
 
-    def start(self, orders: list[Order]) -> None:
-        """Hand attempts over to be executed."""
+    def start(self, now: list[Order], line: list[Order], most: int) -> None:
+        """Hand attempts over to be executed, now or when fewer than ``most`` run."""
+
+    def recall(self) -> None:
+        """Have nothing more of the line started."""
 
     def reports(self) -> list[Report]:
         """Return what has happened since the last call."""

@@ -105,9 +105,11 @@ class Return:
 class View:
     """What a decision may use.
 
-    ``room``: how many jobs the gates let start now. ``ahead``: how many may be claimed before
-    there is room. ``busy``: something runs. ``running``: only while the daemon stops by killing.
-    ``*_after``: not before this time, since it failed.
+    ``room``: how many jobs the gates let start now, beside those that run (``executing``) and
+    those in line that may be starting (``allowed``). ``replace``: whether the gates let another
+    start when one ends; ``ahead``: how many may then be claimed and stand in line for it.
+    ``most``: how many may run as the keeper was told. ``busy``: something runs. ``running``: only
+    while the daemon stops by killing. ``*_after``: not before this time, since it failed.
     """
 
     now: float
@@ -116,7 +118,12 @@ class View:
     room: int = 0
     candidates: tuple[Candidate, ...] = ()
     ahead: int = 0
+    replace: bool = True
+    executing: int = 0
+    allowed: int = 0
+    most: int = 0
     busy: bool = False
+    line: tuple[Claimed, ...] = ()
     claimed: tuple[Claimed, ...] = ()
     returning: tuple[Return, ...] = ()
     over: tuple[Over, ...] = ()
@@ -143,6 +150,25 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class LineUp:
+    """Have a claimed job executed as soon as another ends."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Have jobs in line executed while fewer than ``most`` run."""
+
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Have none of the jobs in line executed any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """Make an outcome durable and move the job to the ended ones."""
 
@@ -164,7 +190,7 @@ class Stop:
     signal: int
 
 
-Action = Claim | Start | Return | End | File | Stop
+Action = Claim | Start | LineUp | Pace | Recall | Return | End | File | Stop
 
 
 MOST_UNFILED = 32
@@ -203,7 +229,10 @@ MISFITS = frozenset(
 
 def plan(view: View) -> list[Action]:
     """Return what to do now, in the order in which it is best done: starts first, filing last."""
-    room = view.room
+    # Those in line come first, and the keeper starts them.
+    free = view.room + view.allowed
+    room = max(0, free - len(view.line))
+    lined = len(view.line)
     starts: list[Action] = []
     others: list[Action] = []
     returns: list[Return] = []
@@ -218,8 +247,12 @@ def plan(view: View) -> list[Action]:
             room -= 1
             if view.now >= view.start_after:
                 starts.append(Start(attempt))
-        elif claimed.since is not None and view.now >= claimed.since + LONGEST_AHEAD:
+        elif _late(claimed, view.now):
             returns.append(Return(attempt, "claimed ahead, and no room came free"))
+        elif lined < view.ahead and claimed.since is not None and view.now >= view.start_after:
+            lined += 1
+            starts.append(LineUp(attempt))
+    starts += _paced(view, lined, view.executing + free)
     if view.intent is Intent.KILL:
         starts += _stops(view)
     claims = _claims(view)
@@ -280,20 +313,35 @@ def signal_name(number: int) -> str:
         return str(number)
 
 
-def wanted(room: int, ahead: int, claimed: Collection[Claimed]) -> int:
-    """Return how many jobs to claim beside those that are claimed.
+def wanted(room: int, ahead: int, waiting: Collection[Claimed]) -> int:
+    """Return how many jobs to claim beside those that are claimed and wait, in line or not.
 
     As many as there is room for, and more ahead once half of those ahead are used up.
     """
-    count = sum(not one.attempt.refused for one in claimed)
+    count = sum(not one.attempt.refused for one in waiting)
     beyond = max(0, count - room)
     return room - count + (ahead if beyond <= ahead // 2 else 0)
+
+
+def _paced(view: View, lined: int, most: int) -> list[Action]:
+    """Return what to tell the keeper about its line: how many may run, or to forget it."""
+    if not lined or view.now < view.start_after:
+        return []
+    if view.line and (view.intent is not Intent.RUN or _late(view.line[0], view.now)):
+        return [Recall()]
+    most = most if view.replace else 0
+    return [Pace(most)] if most != view.most else []
+
+
+def _late(claimed: Claimed, now: float) -> bool:
+    """Tell whether a job that was claimed ahead has been kept from others for long enough."""
+    return claimed.since is not None and now >= claimed.since + LONGEST_AHEAD
 
 
 def _claims(view: View) -> list[Action]:
     if view.intent is not Intent.RUN or view.now < view.claim_after:
         return []
-    room = wanted(view.room, view.ahead, view.claimed)
+    room = wanted(view.room + view.allowed, view.ahead, (*view.line, *view.claimed))
     claims: list[Action] = []
     for candidate in view.candidates:
         if isinstance(candidate.verdict, Refusal):

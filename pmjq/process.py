@@ -121,6 +121,7 @@ class Processes:
         self._socket: socket.socket | None = None
         self._keeper: subprocess.Popen[bytes] | None = None
         self._kept: set[Key] = set()
+        self._most = 0
         self._adopted: dict[int, Key] = {}
         self._former: list[subprocess.Popen[bytes]] = []
 
@@ -128,25 +129,53 @@ class Processes:
         """Return the descriptor that is readable when there is something to report."""
         return self._epoll.fileno()
 
-    def start(self, orders: list[Order]) -> None:
+    def start(self, now: list[Order], line: list[Order], most: int) -> None:
         """Hand attempts to the keeper; how it went is reported.
 
-        Raises OSError if there is no keeper to be had.
+        Those in ``line`` start one after another, whenever fewer than ``most`` jobs run; jobs of
+        earlier keepers count. Raises OSError if there is no keeper to be had.
         """
-        line = self._socket or self._start_keeper()
-        for first in range(0, len(orders), ORDERS_IN_A_MESSAGE):
-            part = orders[first : first + ORDERS_IN_A_MESSAGE]
-            try:
-                line.sendall(marshal.dumps([tuple(order) for order in part]))
-            except OSError as error:
-                # Too long an environment for a message, or a keeper that died just now: they are
-                # looked at again.
-                if error.errno == errno.EMSGSIZE and len(part) > 1:
-                    for order in part:
-                        self.start([order])
-                    continue
+        size = ORDERS_IN_A_MESSAGE
+        for first in range(0, len(now), size):
+            self._send(now[first : first + size], [], most)
+        # Also where nobody joins the line: how many may run has changed.
+        for first in range(0, len(line), size) or [0]:
+            self._send([], line[first : first + size], most)
+
+    def recall(self) -> None:
+        """Have the keeper start nothing more of the line.
+
+        What stood in it is reported as not started, with ECANCELED.
+        """
+        self._most = 0
+        if self._socket is not None:
+            self._socket.sendall(marshal.dumps((0, True, [], [])))
+
+    def _pace(self) -> None:
+        """Tell the keeper anew how many of its jobs may run beside the adopted ones."""
+        if self._most and self._socket is not None:
+            # A keeper that is gone tells so by itself.
+            with contextlib.suppress(OSError):
+                self._send([], [], self._most)
+
+    def _send(self, now: list[Order], line: list[Order], most: int) -> None:
+        orders = [*now, *line]
+        self._most = most
+        own = max(0, most - len(self._adopted))
+        message = (own, False, [tuple(each) for each in now], [tuple(each) for each in line])
+        try:
+            (self._socket or self._start_keeper()).sendall(marshal.dumps(message))
+        except OSError as error:
+            # Too long an environment for a message, or a keeper that died just now: they are
+            # looked at again.
+            if error.errno != errno.EMSGSIZE or len(orders) < 2:  # noqa: PLR2004
                 raise
-            self._kept.update(order.key for order in part)
+            for order in now:
+                self._send([order], [], most)
+            for order in line:
+                self._send([], [order], most)
+        else:
+            self._kept.update(order.key for order in orders)
 
     def reports(self) -> list[Report]:
         """Return what has happened since the last call, without blocking."""
@@ -158,6 +187,7 @@ class Processes:
                 reports.append(Vanished(self._adopted.pop(fd)))
                 self._epoll.unregister(fd)
                 os.close(fd)
+                self._pace()
         self._former = [keeper for keeper in self._former if keeper.poll() is None]
         return reports
 
@@ -172,6 +202,7 @@ class Processes:
             return False
         self._adopted[fd] = key
         self._epoll.register(fd, select.EPOLLIN)
+        self._pace()
         return True
 
     def alive(self, pid: int, start: int) -> bool:
@@ -205,6 +236,9 @@ class Processes:
         """Let go of the keeper; it ends with its last job."""
         if self._socket is not None:
             self._socket.close()
+        if self._keeper is not None:
+            # Meant to outlive us: without this subprocess warns of it.
+            self._keeper.returncode = 0
         for fd in self._adopted:
             os.close(fd)
         self._adopted.clear()
@@ -212,7 +246,7 @@ class Processes:
 
     def _start_keeper(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        try:
             self._keeper = subprocess.Popen(  # our own file, by our own interpreter
                 [sys.executable, "-I", "-S", KEEPER, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
@@ -222,6 +256,11 @@ class Processes:
                 cwd="/",
                 start_new_session=True,
             )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         if self._descriptors:
             resource.prlimit(self._keeper.pid, resource.RLIMIT_NOFILE, self._descriptors)
         self._epoll.register(ours.fileno(), select.EPOLLIN)

@@ -745,10 +745,12 @@ class Script:
 
 @dataclass(slots=True)
 class Keeper:
-    """A keeper process: the daemon it reports to, and what it could not write yet."""
+    """A keeper process: the daemon it reports to, its line, and what it could not write yet."""
 
     pid: int
     daemon: FakeProcesses | None
+    line: list[Order] = field(default_factory=list)
+    most: int = 0
     unwritten: list[tuple[str, bytes]] = field(default_factory=list)
     lost: bool = False
 
@@ -783,6 +785,7 @@ class World:
         self.holding = False
         self.held: list[tuple[Keeper, Order]] = []
         self.dies_in_start: set[str] = set()
+        self.lined = self.recalled = self.most_running = 0
         self._pids = itertools.count(100)
         self._chance = itertools.count(1)
 
@@ -806,11 +809,13 @@ class World:
         self.daemons.discard(processes.daemon)
         if processes.keeper is not None:
             processes.keeper.daemon = None
+            processes.keeper.line.clear()
         processes.keeper = None
 
     def lose_keeper(self, keeper: Keeper) -> None:
         """End a keeper: its jobs go on, nobody writes how they end, and its orders are gone."""
         keeper.lost = True
+        keeper.line.clear()
         self.held = [(other, order) for other, order in self.held if other is not keeper]
         daemon = keeper.daemon
         if daemon is not None:
@@ -853,6 +858,15 @@ class World:
         held, self.held = self.held, []
         for keeper, order in held:
             self.carry_out(keeper, order)
+            self.start_line(keeper)
+
+    def start_line(self, keeper: Keeper) -> None:
+        """Have a keeper start what stands in its line, as far as it may."""
+        while keeper.line and not keeper.lost and not self.holding and self._room(keeper):
+            self.carry_out(keeper, keeper.line.pop(0))
+
+    def _room(self, keeper: Keeper) -> bool:
+        return sum(each.keeper is keeper for each in self.running.values()) < keeper.most
 
     def carry_out(self, keeper: Keeper, order: Order) -> None:
         """Start a job, as a keeper and its child do."""
@@ -882,6 +896,7 @@ class World:
         ends = self.clock.now() + script.seconds
         process = Process(pid, key, name, order.status, keeper, out, work, script, ends)
         self.running[pid] = process
+        self.most_running = max(self.most_running, len(self.running))
         out.data += script.output
         if name in self.dies_in_start:
             self.lose_keeper(keeper)
@@ -895,6 +910,7 @@ class World:
         for left in process.script.leaves:
             self.disk.create_in(process.work, left, b"left")
         del self.running[process.pid]
+        self.start_line(process.keeper)
         code = process.script.code if code is None else code
         at = self.clock.wall()
         if not process.keeper.lost:
@@ -948,7 +964,7 @@ class FakeProcesses:
         self.signals: list[tuple[int, dict[str, int]]] = []
         self.refuses = 0
 
-    def start(self, orders: list[Order]) -> None:
+    def start(self, now: list[Order], line: list[Order], most: int) -> None:
         if self.refuses:
             raise _error(self.refuses, "keeper")
         world = self.world
@@ -956,12 +972,25 @@ class FakeProcesses:
             self.keeper = Keeper(world.pid(), self)
             world.keepers.append(self.keeper)
         keeper = self.keeper
-        self.kept.update(order.key for order in orders)
-        for order in orders:
+        self.kept.update(order.key for order in (*now, *line))
+        for order in now:
             if world.holding:
                 world.held.append((keeper, order))
             elif not keeper.lost:
                 world.carry_out(keeper, order)
+        if not keeper.lost:
+            world.lined += len(line)
+            keeper.line += line
+            keeper.most = most - len(self.adopted)
+            world.start_line(keeper)
+
+    def recall(self) -> None:
+        if self.keeper is not None:
+            self.world.recalled += len(self.keeper.line)
+            for order in self.keeper.line:
+                self.kept.discard(order.key)
+                self.said.append(Unstarted(order.key, errno.ECANCELED, tried=False))
+            self.keeper.line.clear()
 
     def reports(self) -> list[Report]:
         said, self.said = self.said, []

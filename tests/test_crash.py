@@ -54,6 +54,7 @@ Say = Callable[[str], None]
 
 
 NOTHING = Script()
+QUICK = Script(seconds=0.01)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ SAMPLES = {
     "refused": Sample(State.REJECTED, content=b"#!/bin/sh\r\n:\r\n", executions=0),
     "symlink": Sample(State.REJECTED, link="/bin/true", executions=0),
     "restartable": Sample(State.DONE, content=RESTARTABLE),
+    **{f"quick{number}": Sample(State.DONE, QUICK) for number in range(12)},
 }
 
 
@@ -133,7 +135,11 @@ ALONE = [
     if name == "fails" or not errors
 ]
 THREE = Case(("done", "fails", "leaves"), errors=True, slots=2)
+LINE = Case(tuple(f"quick{number}" for number in range(5)))
+"""Short jobs: the keeper has them in line and starts each as soon as the one before ends."""
+
 SPOILED = [
+    LINE,
     Case(("done",)),
     Case(("fails",), errors=True),
     Case(("unfit",), errors=True),
@@ -383,10 +389,24 @@ def crashed(world: World, case: Case, faults: Faults) -> bool:
     return False
 
 
+# -- the line
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_short_jobs_stand_in_line(slots: int) -> None:
+    """The case of the line has one; no more run at once than there are slots."""
+    case = Case(tuple(f"quick{number}" for number in range(12)), slots=slots)
+    world = case.world()
+    assert finish(world, case) == ""
+    assert verify(world, case) == []
+    assert world.lined > 0
+    assert world.most_running == slots
+
+
 # -- crashes
 
 
-@pytest.mark.parametrize("case", [*ALONE, THREE], ids=str)
+@pytest.mark.parametrize("case", [*ALONE, THREE, LINE], ids=str)
 def test_killed_at_every_operation(case: Case, say: Say) -> None:
     """After a kill at any operation the next life finishes: executed once, recorded once."""
     tally = Tally()

@@ -19,7 +19,7 @@ from values import FakeStat, attempt
 
 A = attempt(id="a")
 RESTARTABLE = attempt(id="a", spec=Spec(restartable=True))
-PLACES = ["claimed", "starting", "running", "remains", "doubts", "over", "returning"]
+PLACES = ["claimed", "line", "starting", "running", "remains", "doubts", "over", "returning"]
 GRACE = 10.0
 
 
@@ -49,7 +49,7 @@ def running(desk: Desk, one: plan.Run | None = None) -> Desk:
 
 def test_nothing_in_hand(desk: Desk) -> None:
     """A new desk is empty, and everything is still to be looked at."""
-    assert (desk.in_hand(), desk.busy(), desk.ahead(0.0), desk.attempt("a")) == (set(), 0, 0, None)
+    assert (desk.in_hand(), desk.busy(), desk.ahead(0.0)) == (set(), 0, 0)
     assert "a" not in desk
     assert not desk.scanned
     assert desk.deadlines(5.0, GRACE) == [0.0]
@@ -69,8 +69,57 @@ def test_launch_takes_a_slot(desk: Desk) -> None:
     desk.claim(A, 9.0)
     desk.launch(A, 9.5)
     assert places(desk) == ["starting"]
-    assert (desk.busy(), desk.attempt("a")) == (1, A)
+    assert (desk.busy(), desk.starting) == (1, {"a": A})
     assert (desk.forecast.running, desk.forecast.launched, desk.forecast.young) == (1, 9.5, 1.0)
+
+
+def lined(desk: Desk, most: int = 1) -> Desk:
+    """Return the desk with A in the keeper's line."""
+    desk.claim(A, 9.0)
+    desk.line_up(A)
+    desk.most = most
+    return desk
+
+
+def test_line_up_takes_the_slot_that_the_keeper_may_give_it(desk: Desk) -> None:
+    """What stands in line takes a slot only where the keeper may start it, and is not forecast."""
+    lined(desk, most=0)
+    assert (places(desk), desk.busy(), desk.forecast.running) == (["line"], 0, 0)
+    assert desk.deadlines(5.0, GRACE) == [0.0, 9.0 + plan.LONGEST_AHEAD]
+    desk.most = 3
+    assert (desk.allowed(), desk.busy(), desk.executing()) == (1, 1, 0)
+
+
+def test_line_moves_on_by_the_keepers_reports(desk: Desk) -> None:
+    """A report of an attempt in line tells that the keeper has come to it."""
+    lined(desk).started("a", 7, 1000.0, 10.0)
+    assert (places(desk), desk.busy(), desk.forecast.running) == (["running"], 1, 1)
+
+
+def test_line_is_in_doubt_when_its_keeper_is_gone(desk: Desk) -> None:
+    """The keeper may have come to it."""
+    lined(desk).doubt("a", 10.0)
+    assert (places(desk), desk.forecast.running) == (["doubts"], 0)
+
+
+def test_recalled_until_the_line_is_empty(desk: Desk) -> None:
+    """What the keeper gives back is claimed as before, since when it was; one may have started."""
+    lined(desk)
+    other = attempt(id="b")
+    desk.claim(other, 9.1)
+    desk.line_up(other)
+    desk.recall()
+    assert (desk.allowed(), desk.recalled) == (0, True)
+    desk.started("a", 7, 1000.0, 10.0)
+    assert desk.recalled
+    desk.unlined("b")
+    assert (places(desk, "b"), desk.claimed, desk.recalled) == (
+        ["claimed"],
+        {"b": Claimed(other, 9.1)},
+        False,
+    )
+    desk.unlined("b")
+    assert places(desk, "b") == ["claimed"]
 
 
 def test_started(desk: Desk) -> None:
@@ -78,7 +127,7 @@ def test_started(desk: Desk) -> None:
     running(desk)
     assert places(desk) == ["running"]
     assert desk.running == {"a": Run(A, 7, 1000.0, 10.0)}
-    assert (desk.busy(), desk.attempt("a"), desk.forecast.running) == (1, A, 1)
+    assert (desk.busy(), desk.running["a"].attempt, desk.forecast.running) == (1, A, 1)
 
 
 def test_report_of_a_stranger_changes_nothing(desk: Desk) -> None:
@@ -188,7 +237,7 @@ def test_told_to_stop_is_not_over_with_its_first_process(desk: Desk) -> None:
     assert desk.remains == {"a": Remains(TOLD, status)}
     assert (desk.in_hand(), desk.busy()) == ({"a"}, 1)
     assert (desk.forecast.running, desk.forecast.ends) == (0, 1)
-    assert desk.attempt("a") is None
+    assert not desk.running
 
 
 @pytest.mark.parametrize(
@@ -327,6 +376,8 @@ STEPS = st.lists(
             [
                 "claim",
                 "start",
+                "line",
+                "unlined",
                 "started",
                 "unstarted",
                 "tell",
@@ -354,6 +405,10 @@ def test_one_place_at_a_time(steps: list[tuple[str, str]]) -> None:
                 desk.claim(one, now)
             case "start" if job_id in desk.claimed:
                 desk.launch(one, now)
+            case "line" if job_id in desk.claimed:
+                desk.line_up(one)
+            case "unlined":
+                desk.unlined(job_id)
             case "started":
                 desk.started(job_id, 7, 0.0, now)
             case "unstarted":
@@ -376,7 +431,8 @@ def test_one_place_at_a_time(steps: list[tuple[str, str]]) -> None:
         for each in "abc":
             assert len(places(desk, each)) == (each in desk)
         assert desk.forecast.running == len(desk.running) + len(desk.starting)
-        assert desk.busy() == desk.forecast.running + len(desk.remains) + len(desk.doubts)
+        taken = desk.forecast.running + len(desk.remains) + len(desk.doubts)
+        assert desk.busy() == taken + desk.allowed()
 
 
 # --- ahead

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,7 +26,10 @@ from pmjq.plan import (
     End,
     File,
     Intent,
+    LineUp,
     Over,
+    Pace,
+    Recall,
     Return,
     Run,
     Start,
@@ -190,8 +194,70 @@ def test_claims_ahead_where_jobs_are_short() -> None:
     """Without room for any, as many are claimed as ended just now."""
     candidates = tuple(job(name) for name in "xyz")
     assert plan(View(now=0.0, ahead=2, candidates=candidates)) == [Claim(job("x")), Claim(job("y"))]
-    held = (Claimed(A, 0.0), Claimed(B, 0.0))
-    assert plan(View(now=0.0, ahead=2, claimed=held, candidates=candidates)) == []
+    line = (Claimed(A, 0.0), Claimed(B, 0.0))
+    assert plan(View(now=0.0, ahead=2, line=line, candidates=candidates)) == []
+
+
+# --- the line
+
+
+def test_what_is_claimed_ahead_lines_up() -> None:
+    """The keeper starts it as soon as a slot becomes free, without waiting for the daemon."""
+    claimed = (Claimed(A, 0.0), Claimed(B, 0.0), Claimed(C, 0.0))
+    view = View(now=0.0, room=1, ahead=2, executing=3, claimed=claimed)
+    assert plan(view) == [Start(A), LineUp(B), LineUp(C), Pace(4)]
+
+
+def test_line_is_no_longer_than_what_may_be_ahead() -> None:
+    """The rest stays claimed."""
+    view = View(
+        now=0.0, ahead=2, line=(Claimed(A, 0.0),), claimed=(Claimed(B, 0.0), Claimed(C, 0.0))
+    )
+    assert plan(view) == [LineUp(B)]
+
+
+def test_room_goes_to_the_line_first() -> None:
+    """The keeper fills it; only what is left over is for those that stand behind."""
+    line, claimed = (Claimed(A, 0.0),), (Claimed(B, 0.0), Claimed(C, 0.0))
+    view = View(now=0.0, room=2, executing=2, most=2, line=line, claimed=claimed)
+    assert plan(view) == [Start(B), Pace(4)]
+
+
+def test_what_the_keeper_may_be_starting_counts_once() -> None:
+    """A slot that the line is allowed is not room for others, and the keeper is not told again."""
+    line = (Claimed(A, 0.0), Claimed(B, 0.0))
+    view = View(now=0.0, ahead=4, executing=3, allowed=1, most=4, line=line, candidates=(job("x"),))
+    assert plan(view) == [Claim(job("x"))]
+
+
+def test_line_stands_still_where_nothing_may_be_replaced() -> None:
+    """A load that is too high closes the line as well."""
+    view = View(now=0.0, executing=4, most=4, replace=False, line=(Claimed(A, 0.0),))
+    assert plan(view) == [Pace(0)]
+    assert plan(replace(view, most=0)) == []
+
+
+def test_line_is_recalled_in_time() -> None:
+    """What stood in line too long is to be had back, so that it can be given back."""
+    line = (Claimed(A, 10.0), Claimed(B, 10.5))
+    assert plan(View(now=10.0 + LONGEST_AHEAD - 0.01, line=line)) == []
+    assert plan(View(now=10.0 + LONGEST_AHEAD, line=line)) == [Recall()]
+
+
+@pytest.mark.parametrize("intent", STOPPING)
+def test_line_is_recalled_when_the_daemon_stops(intent: Intent) -> None:
+    """Nothing more is started."""
+    view = View(now=0.0, intent=intent, executing=4, most=4, line=(Claimed(A, 0.0),))
+    assert plan(view) == [Recall()]
+    assert plan(replace(view, start_after=1.0)) == []
+
+
+def test_what_has_been_claimed_for_long_does_not_line_up() -> None:
+    """It would be recalled at once; and of what was found nobody knows for how long it waits."""
+    claimed = (Claimed(A, 0.0), *found(B))
+    (back,) = plan(View(now=LONGEST_AHEAD, ahead=4, claimed=claimed))
+    assert isinstance(back, Return)
+    assert back.attempt == A
 
 
 def test_claimed_ahead_is_given_back_in_time() -> None:
@@ -411,6 +477,10 @@ VIEWS = st.builds(
     intent=st.sampled_from(Intent),
     room=st.integers(0, 6),
     ahead=st.integers(0, 6),
+    replace=st.booleans(),
+    executing=st.integers(0, 6),
+    most=st.integers(0, 6),
+    line=st.lists(st.builds(Claimed, st.builds(attempt), st.floats(0, 10)), max_size=6).map(tuple),
     busy=st.booleans(),
     claimed=st.lists(CLAIMS, max_size=6).map(tuple),
     candidates=st.lists(
@@ -427,6 +497,12 @@ def test_room_is_never_exceeded(view: View) -> None:
     actions = plan(view)
     starts = [action.attempt.id for action in actions if isinstance(action, Start)]
     assert len(starts) <= view.room
+    (most,) = [action.most for action in actions if isinstance(action, Pace)] or [view.most]
+    lined = len(view.line) + sum(isinstance(action, LineUp) for action in actions)
+    if most > view.most:
+        assert most <= view.executing + view.room
+        assert len(starts) <= max(0, view.room - len(view.line))
+    assert lined <= max(view.ahead, len(view.line))
     ends = [action.over.attempt.id for action in actions if isinstance(action, End)]
     returns = [action.attempt.id for action in actions if isinstance(action, Return)]
     touched = [*starts, *ends, *returns]

@@ -180,6 +180,68 @@ def test_held_before_the_claim() -> None:
     assert tidy(world, daemon)
 
 
+# -- the line
+
+
+def lined(daemon: Daemon) -> list[str]:
+    """Have a daemon run until jobs stand in line; return their names."""
+    desk = daemon.turn.desk
+    assert daemon.run(lambda: bool(desk.line), within=10.0)
+    return [claimed.attempt.name for claimed in desk.line.values()]
+
+
+def behind_a_slow_one() -> World:
+    """Return a machine where short jobs come first, then long ones, all in one slot."""
+    world = machine("a", "b", seconds=0.01)
+    for name in ("c", "d"):
+        world.disk.clock.advance(0.1)
+        submit(world, name, seconds=100.0)
+    return world
+
+
+def test_line_that_finds_no_room_goes_back_to_the_queue() -> None:
+    """A job in line behind a long one is another node's chance again, and starts in the end."""
+    world = behind_a_slow_one()
+    daemon = Daemon(world, Place())
+    names = lined(daemon)
+    daemon.run(
+        lambda: not daemon.turn.desk.line and world.disk.inode(f"{ROOT}/d") is not None, within=10.0
+    )
+    assert (names, world.recalled) == (["c"], 1)
+    assert world.executions == {"a": 1, "b": 1, "c": 1}
+    finish(daemon)
+    assert states(world) == dict.fromkeys("abcd", State.DONE)
+    assert world.most_running == 1
+
+
+@pytest.mark.parametrize("intent", [Intent.LEAVE, Intent.WAIT])
+def test_line_goes_back_to_the_queue_when_the_daemon_stops(intent: Intent) -> None:
+    """Nothing of it is started any more."""
+    world = machine("a", "b", "c", "d", seconds=0.01)
+    daemon = Daemon(world, Place())
+    names = lined(daemon)
+    begun = dict(world.executions)
+    daemon.turn.intent = intent
+    daemon.run(lambda: not daemon.turn.desk.line and daemon.turn.quiet(), within=10.0)
+    assert names
+    assert world.recalled == len(names)
+    assert world.executions == begun
+    assert {f"{name}" for name in names} <= set(world.disk.names(ROOT))
+    daemon.turn.intent = Intent.RUN
+    finish(daemon)
+    assert world.executions == dict.fromkeys("abcd", 1)
+
+
+def test_line_is_lost_with_its_keeper() -> None:
+    """It is started by the next keeper, each job once."""
+    world = machine("a", "b", "c", "d", seconds=0.01)
+    daemon = Daemon(world, Place())
+    assert lined(daemon)
+    world.lose_keeper(world.keepers[-1])
+    finish(daemon)
+    assert {name for name, count in world.executions.items() if count == 1} == set("abcd")
+
+
 # -- back to the queue
 
 

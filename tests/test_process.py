@@ -1,0 +1,213 @@
+"""Real jobs through a real keeper: now, in line, recalled, and when either side is gone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conftest import eventually
+from pmjq.process import Ended, Order, Processes, Report, Started, Unkept, Unstarted
+
+SHELL = "/bin/sh"
+
+
+class Jobs:
+    """Jobs that run until a file appears, and what the keeper told of them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.processes = Processes()
+        self.reports: list[Report] = []
+
+    def order(self, name: str, **environment: str) -> Order:
+        """Return the order of a job that runs until ``end NAME``."""
+        work = self.root / name
+        (work / "work").mkdir(parents=True)
+        script = f"echo began >>'{work}/began'; until [ -e '{work}/end' ]; do sleep 0.01; done"
+        return Order(
+            (name, 1),
+            SHELL,
+            [SHELL, "-c", script],
+            f"{work}/work",
+            f"{work}/out.1",
+            f"{work}/status.1",
+            {"PATH": os.defpath, "PMJQ_ID": name, **environment},
+        )
+
+    def hear(self) -> list[str]:
+        """Return what was reported since the beginning, a word each."""
+        self.reports += self.processes.reports()
+        return [_word(report) for report in self.reports]
+
+    def end(self, *names: str) -> None:
+        """Have jobs end."""
+        for name in names:
+            (self.root / name / "end").touch()
+
+    def began(self, name: str) -> int:
+        """Return how often a job began."""
+        path = self.root / name / "began"
+        return len(path.read_text().split()) if path.exists() else 0
+
+    def keeper(self) -> psutil.Process:
+        """Return the keeper."""
+        (keeper,) = psutil.Process().children()
+        return keeper
+
+
+def _word(report: Report) -> str:
+    match report:
+        case Started((name, _)):
+            return f"{name} started"
+        case Ended((name, _), code):
+            return f"{name} ended {code}"
+        case Unstarted((name, _), error, tried):
+            return f"{name} not started {errno.errorcode[error]} {tried}"
+    return type(report).__name__
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[Jobs]:
+    """Return jobs that have all ended when the test has, and whose keeper is gone then."""
+    jobs = Jobs(tmp_path)
+    yield jobs
+    children = psutil.Process().children()
+    jobs.processes.close()
+    for path in tmp_path.iterdir():
+        (path / "end").touch()
+    _, left = psutil.wait_procs(children, timeout=10)
+    assert not left
+
+
+def heard(jobs: Jobs, *words: str) -> None:
+    """Wait until just this was reported, in this order."""
+    eventually(lambda: jobs.hear() == [*words] or len(jobs.hear()) > len(words))
+    assert jobs.hear() == [*words]
+
+
+def test_line_moves_up_as_jobs_end(jobs: Jobs) -> None:
+    """Each starts when one ends, in order; the start is told before the end that made room."""
+    now = [jobs.order("a"), jobs.order("b")]
+    jobs.processes.start(now, [jobs.order("c"), jobs.order("d")], 2)
+    heard(jobs, "a started", "b started")
+    jobs.end("b")
+    heard(jobs, "a started", "b started", "c started", "b ended 0")
+    jobs.end("a")
+    heard(jobs, *jobs.hear()[:4], "d started", "a ended 0")
+    jobs.end("c", "d")
+    eventually(lambda: len(jobs.hear()) == 8)
+    assert [jobs.began(name) for name in "abcd"] == [1, 1, 1, 1]
+
+
+def test_line_fills_what_may_run(jobs: Jobs) -> None:
+    """Where fewer run than may, the line does not wait for an end."""
+    jobs.processes.start([jobs.order("a")], [jobs.order("b"), jobs.order("c")], 1)
+    heard(jobs, "a started")
+    jobs.processes.start([], [], 2)
+    heard(jobs, "a started", "b started")
+    jobs.processes.start([], [], 0)
+    jobs.end("a", "b")
+    eventually(lambda: len(jobs.hear()) == 4)
+    assert jobs.began("c") == 0
+    jobs.processes.start([], [], 1)
+    eventually(lambda: jobs.hear()[4:] == ["c started"])
+
+
+def test_recall(jobs: Jobs) -> None:
+    """What is recalled is told not to have started, and does not."""
+    jobs.processes.start([jobs.order("a")], [jobs.order("b"), jobs.order("c")], 1)
+    jobs.processes.recall()
+    told = ["b not started ECANCELED False", "c not started ECANCELED False"]
+    heard(jobs, "a started", *told)
+    jobs.end("a")
+    heard(jobs, "a started", *told, "a ended 0")
+    assert [jobs.began(name) for name in "bc"] == [0, 0]
+    assert not (jobs.root / "b" / "status.1").exists()
+
+
+def test_recall_without_a_keeper(jobs: Jobs) -> None:
+    """There is nothing to recall."""
+    jobs.processes.recall()
+    assert jobs.hear() == []
+
+
+def test_one_that_cannot_start_makes_room_for_the_next(jobs: Jobs) -> None:
+    """A slot is not lost with a job that has no interpreter or was voided."""
+    missing = jobs.order("b")._replace(path="/nonexistent", argv=["/nonexistent"])
+    voided = jobs.order("c")
+    os.symlink("void", voided.status)
+    jobs.processes.start([jobs.order("a")], [missing, voided, jobs.order("d")], 1)
+    jobs.end("a")
+    heard(
+        jobs,
+        "a started",
+        "b not started ENOENT True",
+        "c not started EEXIST False",
+        "d started",
+        "a ended 0",
+    )
+
+
+def test_line_goes_with_its_daemon(jobs: Jobs) -> None:
+    """Jobs that run go on; those in line are left to the next daemon."""
+    jobs.processes.start([jobs.order("a")], [jobs.order("b")], 1)
+    heard(jobs, "a started")
+    keeper = jobs.keeper()
+    jobs.processes.close()
+    jobs.end("a")
+    keeper.wait(10)
+    assert "exit 0" in (jobs.root / "a" / "status.1").read_text()
+    assert not (jobs.root / "b" / "status.1").exists()
+    jobs.processes = Processes()
+
+
+def test_line_is_named_when_the_keeper_is_gone(jobs: Jobs) -> None:
+    """Whoever asked for them has to look how they stand."""
+    jobs.processes.start([jobs.order("a")], [jobs.order("b")], 1)
+    heard(jobs, "a started")
+    jobs.keeper().send_signal(signal.SIGKILL)
+    eventually(lambda: "Unkept" in jobs.hear())
+    (unkept,) = (report for report in jobs.reports if isinstance(report, Unkept))
+    assert unkept.keys == {("a", 1), ("b", 1)}
+
+
+def test_adopted_jobs_take_their_place(jobs: Jobs) -> None:
+    """What an earlier keeper's jobs take is not there for the line, and is once they have ended."""
+    other = Jobs(jobs.root / "other")
+    other.root.mkdir()
+    other.processes.start([other.order("old")], [], 1)
+    heard(other, "old started")
+    (old,) = (report for report in other.reports if isinstance(report, Started))
+    start = int((other.root / "old" / "status.1").read_text().split()[2])
+    assert jobs.processes.adopt(("old", 1), old.pid, start)
+    jobs.processes.start([jobs.order("a")], [jobs.order("b")], 2)
+    heard(jobs, "a started")
+    other.end("old")
+    eventually(lambda: jobs.hear() == ["a started", "Vanished", "b started"])
+    other.processes.close()
+
+
+def test_too_long_a_message_is_sent_in_parts(jobs: Jobs) -> None:
+    """Environments that do not fit one message together are sent one by one, in order."""
+    big = {"BIG": "x" * 60_000}
+    now = [jobs.order(name, **big) for name in "abc"]
+    jobs.processes.start(now, [jobs.order(name, **big) for name in "def"], 3)
+    heard(jobs, "a started", "b started", "c started")
+    jobs.end("a", "b", "c")
+    eventually(lambda: len(jobs.hear()) == 9)
+    starts = [word for word in jobs.hear() if word.endswith("started")]
+    assert starts == [f"{name} started" for name in "abcdef"]
+
+
+def test_no_keeper_to_be_had(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no process can be started, that is an error, and nothing is kept."""
+    monkeypatch.setattr("sys.executable", "/nonexistent")
+    with pytest.raises(OSError, match="nonexistent"):
+        jobs.processes.start([jobs.order("a")], [], 1)
+    assert jobs.hear() == []
