@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pmjq import job, plan, ready
 from pmjq.desk import Doubt
 from pmjq.directives import Refusal
+from pmjq.entries import STALE
 from pmjq.job import Attempt, Event, Spec
 from pmjq.plan import Claim, End, File, LineUp, Pace, Recall, Return, Start, Stop
 from pmjq.process import Order
@@ -232,6 +233,11 @@ class Act:
             self.outside.log.warning("entry.left", entry=job.shown(candidate.name), reason=reason)
             return False
         backlog.forget(candidate.name)
+        if not spool.local:
+            until = self.outside.now() + STALE
+            self.desk.departed[candidate.name] = (candidate.stat.st_ino, until)
+        self.desk.won += won
+        self.desk.contended += not won
         if not won:
             spool.clear(attempt.id, attempt.attempt, candidate.name)
             return False
@@ -308,6 +314,7 @@ class Act:
             reason = "another node has taken it over"
             log.warning("job.fenced", job=attempt.name, id=attempt.id, reason=reason)
             return
+        desk.departed.pop(name, None)
         desk.nudges.append(name)
         log.info("job.returned", job=job.shown(name), id=attempt.id, reason=action.reason)
 

@@ -78,13 +78,17 @@ class Archive:
         """
         return self.destination(record).device == self._device
 
+    def stem(self, record: Record) -> str:
+        """Return the path that an archived job has; what belongs to it has a suffix more."""
+        stem = job.real_name(record.stem, record.stem_hex)
+        return f"{self.destination(record).path}/{stem}"
+
     def file(self, record: Record) -> None:
         """File an ended job; repeatable after any failure.
 
         Raises OSError if it cannot be filed yet.
         """
-        spool, home = self.spool, self.destination(record)
-        stem = f"{home.path}/{job.real_name(record.stem, record.stem_hex)}"
+        spool, home, stem = self.spool, self.destination(record), self.stem(record)
         near = home.device == self._device
         self._move(spool.out_path(record), f"{stem}.out", near=near)
         if spool.left_files(record):
@@ -97,8 +101,7 @@ class Archive:
 
         Filing on the spool's own file system syncs nothing: the event has the outcome.
         """
-        home = self.destination(record)
-        stem = f"{home.path}/{job.real_name(record.stem, record.stem_hex)}"
+        stem = self.stem(record)
         if self.disk.stat(stem) is None:
             return False
         if decoded(self.disk.read(f"{stem}.json") or b"", Record) is not None:

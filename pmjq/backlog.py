@@ -45,6 +45,7 @@ class Backlog:
         self.rules = rules
         self._queued: dict[str, int] = {}
         self._order: list[tuple[int, str]] = []
+        self._taken: dict[str, int] = {}
         self._aside: dict[str, Aside] = {}
         self._looks: list[tuple[float, str]] = []
         self._since: dict[str, tuple[Print, float]] = {}
@@ -91,6 +92,7 @@ class Backlog:
         seen = ready.print_of(stat)
         age = self._age(name, seen, now)
         self._queued.pop(name, None)
+        self._taken.pop(name, None)
         self._aside[name] = Aside(standing, seen, now - age)
         if standing.kind is Kind.BAD:
             self._bad[name] = None
@@ -113,6 +115,7 @@ class Backlog:
     def forget(self, name: str) -> None:
         """Drop an entry that is gone or claimed."""
         self._queued.pop(name, None)
+        self._taken.pop(name, None)
         self._aside.pop(name, None)
         self._since.pop(name, None)
         self._bad.pop(name, None)
@@ -127,12 +130,14 @@ class Backlog:
             appeared, name = heapq.heappop(self._order)
             if self._queued.get(name) == appeared:
                 head.append(name)
-                del self._queued[name]
+                self._taken[name] = self._queued.pop(name)
         return head
 
-    def put_back(self, name: str, stat: Stat) -> None:
+    def put_back(self, name: str) -> None:
         """Return a name that was taken to its place in the queue."""
-        self._enqueue(name, stat.st_ctime_ns)
+        appeared = self._taken.pop(name, None)
+        if appeared is not None:
+            self._enqueue(name, appeared)
 
     def due(self, now: float) -> list[str]:
         """Return the names whose next look has come, each once."""

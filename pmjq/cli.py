@@ -185,6 +185,23 @@ class _Number(click.FloatRange):
     help="What happens to running jobs when the daemon is stopped.",
 )
 @click.option(
+    "--lease",
+    metavar="SECONDS",
+    type=_Number(min=1),
+    default=120.0,
+    show_default=True,
+    help="After so long without a sign of life other nodes take over this one's jobs.",
+)
+@click.option(
+    "--poll",
+    metavar="SECONDS",
+    type=_Number(min=0.01),
+    help=(
+        "How often to list the spool. [default: as a shared file system needs it; "
+        "on a local one the kernel tells]"
+    ),
+)
+@click.option(
     "--accept-owner",
     "accept",
     metavar="USER|GROUP|ANY",
@@ -249,6 +266,8 @@ def daemon(spool: str, **options: Any) -> int:  # noqa: ANN401  # as click hands
             on_stop=Intent(options["on_stop"]),
             once=options["once"],
             kind=kind,
+            lease=options["lease"],
+            poll=options["poll"],
         ),
         Log(options["style"]),
     ).run()

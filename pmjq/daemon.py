@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
@@ -27,11 +27,13 @@ from pmjq import account, errors, job, lock, node, probe, recovery, service
 from pmjq.archive import Archive
 from pmjq.disk import Disk
 from pmjq.filing import Filing
-from pmjq.lease import Heart
-from pmjq.node import Life, Machine
+from pmjq.late import Late
+from pmjq.lease import BEATS, KEEPING, LEASE, Heart
+from pmjq.node import Machine
 from pmjq.outside import Outside, Settings
 from pmjq.plan import Intent
 from pmjq.process import Processes
+from pmjq.publish import Publisher
 from pmjq.spool import Spool
 from pmjq.turn import Turn
 from pmjq.watch import Watch
@@ -41,8 +43,14 @@ if TYPE_CHECKING:
     from pmjq.log import Log
     from pmjq.ready import Rules
 
-PUBLISH = 5.0
-"""Seconds between two writings of node.json at least, and twelve times that at most."""
+NAMESAKE_BEATS = 2.5
+"""For how many beats a life on another machine that has this node's name is listened to."""
+
+LISTEN = 0.25
+"""Seconds between two looks at its beat."""
+
+GUARDS = 48
+"""How many times in a lease it is looked whether the own heartbeat gets through."""
 
 LEAVE_PATIENCE = 5.0
 """Seconds to wait for a turn that hangs in a disk call before leaving without it."""
@@ -62,17 +70,17 @@ class Options:
     on_stop: Intent = Intent.LEAVE
     once: bool = False
     kind: str = ""
+    lease: float = LEASE
+    poll: float | None = None
 
 
 @dataclass(slots=True)
 class _Stopping:
-    """What the daemon remembers of itself: signals, its life, what it published last."""
+    """What the daemon remembers of itself: signals, and its life."""
 
     signals: int = 0
     fenced: bool = False
     trouble: str = ""
-    published: float = field(default=-1e9)
-    last: tuple[object, ...] = ()
 
 
 class Daemon:
@@ -108,12 +116,33 @@ class Daemon:
         signal.signal(signal.SIGIO, signal.SIG_IGN)
         _raise_descriptors()
         try:
+            self._refuse_namesake(spool)
             self.turn = self._begin(spool)
             anyio.run(self._serve)
         finally:
             self.processes.close()
             os.close(held)
         return 1 if self.options.once and self.turn.desk.filing else 0
+
+    def _refuse_namesake(self, spool: Spool) -> None:
+        """Raise TryLaterError if a life on another machine uses this node's name and beats."""
+        others = recovery.namesakes(spool.lives(), self.options.node, self.machine)
+        beats = {token: spool.beat(token) for token in others}
+        if not beats:
+            return
+        name = self.options.node
+        patience = NAMESAKE_BEATS / BEATS * max(life.lease for life in others.values())
+        self.log.logger.info("daemon.listens", node=name, at_most=patience)
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            for token, life in others.items():
+                beat = spool.beat(token)
+                if beat is not None and beat != beats[token]:
+                    raise errors.TryLaterError(
+                        f"node {name} is running on {life.host or life.machine} as process "
+                        f"{life.pid}; stop that one or give this one another --node"
+                    )
+            time.sleep(LISTEN)
 
     def _begin(self, spool: Spool) -> Turn:
         """Begin a life: make it known, take up what earlier ones left."""
@@ -124,7 +153,7 @@ class Daemon:
         spool = Spool(self.disk, spool.root, spool.token, local=spool.local)
         spool.identify()
         spool.begin()
-        self.heart = Heart(self.disk, spool.beat_path(), self._fenced)
+        self.heart = Heart(self.disk, spool.beat_path(), self._fenced, options.lease)
         archive = Archive(spool, options.archive, options.errors)
         for path in archive.made:
             self.log.logger.info("archive.made", archive=job.shown(path))
@@ -134,25 +163,35 @@ class Daemon:
             limits=options.limits,
             rules=options.rules,
             grace=options.grace,
+            lease=options.lease,
+            poll=options.poll,
             environment=account.login_environment(),
         )
+        filing = Filing(archive, self.log.logger, time.monotonic, self.wake)
+        filing.late = Late(spool, options.node, self.log.logger, time.time)
         turn = Turn(
             Outside(
                 settings,
                 spool,
-                Filing(archive, self.log.logger, time.monotonic, self.wake),
+                filing,
                 self.processes,
                 self.log.logger,
                 time.monotonic,
                 time.time,
                 probe.reading,
                 account.owner_name,
+                self.heart.silent,
             )
         )
         self.turn = turn
-        self._publish(force=True)
-        turn.begin(former, recovery.strangers(lives, options.node, self.machine))
+        self._publisher = Publisher(turn, options.limits, self.machine)
+        self._publisher.publish(force=True)
         self.heart.start()
+        try:
+            turn.begin(former)
+        except BaseException:
+            self.heart.stop()
+            raise
         return turn
 
     def wake(self) -> None:
@@ -187,6 +226,7 @@ class Daemon:
         async with anyio.create_task_group() as group:
             group.start_soon(self._signals)
             group.start_soon(self._feed_watchdog)
+            group.start_soon(self._guard)
             service.notify(READY=1, STATUS="started")
             await anyio.to_thread.run_sync(self._turns, abandon_on_cancel=True)
             group.cancel_scope.cancel()
@@ -219,7 +259,7 @@ class Daemon:
             wake = self._one_turn()
             if self.state.fenced:
                 wake = min(wake, time.monotonic() + AGAIN)
-            self._publish()
+            self._publisher.publish()
             if self._finished():
                 return
             self.watch.relaxed = len(self.turn.backlog) > 0
@@ -256,6 +296,7 @@ class Daemon:
             state.trouble = str(error)
             return
         self.turn.intent = old.intent
+        self.turn.desk.inherit(old.desk, time.monotonic())
         state.fenced, state.trouble = False, ""
         log.warning("life.begun", token=self.turn.spool.token, instead_of=old.spool.token)
 
@@ -309,6 +350,36 @@ class Daemon:
         if turn.intent is Intent.LEAVE:
             _leave_if_stuck()
 
+    async def _guard(self) -> None:
+        """Stop what others may start again before they may, if our heartbeat does not get through.
+
+        Here, since a turn may hang in a disk call for as long as its server does.
+        """
+        lease, grace = self.options.lease, min(self.options.grace, self.options.lease / BEATS)
+        told: dict[str, float] = {}
+        while True:
+            await anyio.sleep(lease / GUARDS)
+            silent = self.heart.silent() if self.heart else 0.0
+            if silent < KEEPING * lease:
+                told.clear()
+                continue
+            now, desk = time.monotonic(), self.turn.desk
+            runs = {run.attempt.id: run for run in desk.restartable()}
+            first = {job_id: run.pid for job_id, run in runs.items() if job_id not in told}
+            late = {
+                job_id: run.pid
+                for job_id, run in runs.items()
+                if now - told.get(job_id, now) >= grace
+            }
+            if first:
+                reason = f"heartbeat has not got through for {silent:.0f} s (lease {lease:g} s)"
+                self.log.logger.warning("jobs.silenced", jobs=len(first), reason=reason)
+                desk.silence(set(first))
+                told |= dict.fromkeys(first, now)
+                self.processes.signal(first, signal.SIGTERM)
+            if late:
+                self.processes.signal(late, signal.SIGKILL)
+
     async def _feed_watchdog(self) -> None:
         every = service.watchdog()
         if every is None:
@@ -317,73 +388,9 @@ class Daemon:
             service.notify(WATCHDOG=1)
             await anyio.sleep(every / 2)
 
-    def _publish(self, *, force: bool = False) -> None:
-        """Write node.json if it would say something new, now and then."""
-        now, state, turn = time.monotonic(), self.state, self.turn
-        if not force and now - state.published < PUBLISH:
-            return
-        verdict, desk = turn.verdict, turn.desk
-        running = desk.executing()
-        aside = self._aside()
-        backlog, filing = len(turn.backlog), len(desk.filing)
-        said = (verdict.open, verdict.reason, running, backlog, str(turn.intent), filing, aside)
-        if not force and said == state.last and now - state.published < 12 * PUBLISH:
-            return
-        state.published, state.last = now, said
-        with contextlib.suppress(OSError):
-            turn.spool.publish(self._life(aside))
-        service.notify(
-            STATUS=(
-                f"{running} running, {len(turn.backlog)} queued, "
-                f"gate {_gate(verdict.open, verdict.reason)}"
-            )
-        )
-
-    def _aside(self) -> dict[str, str]:
-        """Return what does not run or is not filed, with the reasons; the first hundred."""
-        turn = self.turn
-        aside = dict(turn.filing.reasons())
-        for name, standing in turn.backlog.aside():
-            if len(aside) >= MOST_ASIDE:
-                break
-            aside[job.shown(name)] = standing.reason
-        return aside
-
-    def _life(self, aside: dict[str, str]) -> Life:
-        turn, limits, me = self.turn, self.options.limits, self.machine
-        reading = probe.reading()
-        return Life(
-            name=self.options.node,
-            token=turn.spool.token,
-            machine=me.machine,
-            boot=me.boot,
-            space=me.space,
-            pid=me.pid,
-            start=me.start,
-            host=me.host,
-            version=pmjq.__version__,
-            began=job.moment(BEGAN),
-            at=job.moment(time.time()),
-            limit=limits.load,
-            slots=limits.slots,
-            load=reading.load,
-            running=turn.desk.executing(),
-            queued=len(turn.backlog),
-            gate="open" if turn.verdict.open else "closed",
-            reason=turn.verdict.reason,
-            stopping="" if turn.intent is Intent.RUN else str(turn.intent),
-            aside=aside,
-            unfiled=len(turn.desk.filing),
-        )
-
-
-BEGAN = time.time()
 
 AGAIN = 1.0
 """Seconds until a new life is tried again."""
-
-MOST_ASIDE = 100
-"""How many entries that are not queued node.json names."""
 
 
 def _raise_descriptors() -> None:
@@ -396,7 +403,3 @@ def _leave_if_stuck() -> None:
     """Leave even if a turn hangs in the kernel; nothing is lost by that, as by any kill."""
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
     signal.setitimer(signal.ITIMER_REAL, LEAVE_PATIENCE)
-
-
-def _gate(is_open: bool, reason: str) -> str:  # noqa: FBT001
-    return "open" if is_open else f"closed: {reason}"

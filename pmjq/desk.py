@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 MOST_AHEAD = 32
 """How many jobs are claimed ahead at most."""
 
+SOON = 0.001
+"""Seconds until work goes on that was interrupted for other work."""
+
 REMAINS_PAUSE = 0.1
 """Seconds between two looks for what is left of jobs that were told to stop."""
 
@@ -42,7 +45,8 @@ JUST_NOW = 0.1
 class Doubt:
     """An attempt of which only its status on disk tells how it stands.
 
-    ``again``: when to read it next. ``told``: how it ran, if it was told to stop.
+    ``again``: when to read it next. ``told``: how it ran, if it was told to stop. ``reason``: why
+    it was taken over from another life.
     """
 
     attempt: Attempt
@@ -50,6 +54,7 @@ class Doubt:
     again: float
     rebooted: bool = False
     told: Run | None = None
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -71,6 +76,14 @@ class Desk:
         self.verdict = OPEN
         self.doubtful = False
         self.scanned = False
+        self.living: list[str] = []
+        self.won = self.contended = 0
+        self.departed: dict[str, tuple[int, float]] = {}
+        self.unseen = 0
+        self.polled = 0.0
+        self.outage = ""
+        self.strays: dict[str, Run] = {}
+        self.silenced: set[str] = set()
         self.rescan_at = 0.0
         self.claimed: dict[str, Claimed] = {}
         self.line: dict[str, Claimed] = {}
@@ -100,7 +113,8 @@ class Desk:
 
     def busy(self) -> int:
         """Return how many slots are taken: what runs, is about to, or may."""
-        return self.executing() + self.allowed() + len(self.remains) + len(self.doubts)
+        known = self.executing() + self.allowed() + len(self.remains)
+        return known + len(self.doubts) + len(self.strays)
 
     def executing(self) -> int:
         """Return how many jobs run, or are on their way to."""
@@ -121,6 +135,35 @@ class Desk:
             self.running[job_id] = told
         elif job_id in self.remains:
             self.remains[job_id].run = told
+        elif job_id in self.strays:
+            self.strays[job_id] = told
+
+    def unwanted(self) -> tuple[Run, ...]:
+        """Return what still runs of jobs that are another life's and may run again there."""
+        return tuple(run for run in self.strays.values() if run.attempt.spec.restartable)
+
+    def restartable(self) -> list[Run]:
+        """Return what runs and may run again elsewhere; may be called from any thread."""
+        return [run for run in list(self.running.values()) if run.attempt.spec.restartable]
+
+    def inherit(self, old: Desk, now: float) -> None:
+        """Take note of what still runs of an earlier life of this daemon and is another's now.
+
+        It takes its slots until it ends.
+        """
+        starting = {each.id: Run(each, 0, 0.0, now) for each in old.starting.values()}
+        remains = {job_id: one.run for job_id, one in old.remains.items()}
+        for job_id, run in (*starting.items(), *old.running.items(), *remains.items()):
+            if job_id not in self:
+                self.strays[job_id] = run
+        self.strays = {**old.strays, **self.strays}
+
+    def silence(self, job_ids: set[str]) -> None:
+        """Take note that jobs were told to stop since this node's heartbeat does not get through.
+
+        May be called from any thread.
+        """
+        self.silenced |= job_ids
 
     def ahead(self, now: float) -> int:
         """Return how many jobs are worth claiming before there is room for them.
@@ -188,11 +231,16 @@ class Desk:
 
     def ended(self, job_id: str, status: Status, now: float) -> None:
         """Take note that the process of an attempt has ended, or that nobody knows how it did."""
+        if self.strays.pop(job_id, None) is not None:
+            return
         self.come_to(job_id, now)
         run = self.running.pop(job_id, None)
         attempt = run.attempt if run else self.starting.pop(job_id, None)
         if attempt is None:
             return
+        if run is not None and run.told is None and job_id in self.silenced:
+            run = replace(run, told=now)
+        self.silenced.discard(job_id)
         duration = now - run.since if run else 0.0
         if duration < SHORT:
             self._ends.append(now)
@@ -225,6 +273,7 @@ class Desk:
 
     def doubt(self, job_id: str, now: float) -> None:
         """Set aside an attempt that starts or runs until its status has been read."""
+        self.strays.pop(job_id, None)
         self.come_to(job_id, now)
         run = self.running.pop(job_id, None)
         attempt = run.attempt if run else self.starting.pop(job_id, None)
@@ -260,6 +309,9 @@ class Desk:
             times += [(run.told or now) + grace for run in self.stopping()]
         if self.remains:
             times.append(now + REMAINS_PAUSE)
+        if self.unseen:
+            times.append(now + SOON)
+        times += [(run.told or now) + max(grace, plan.SHORTEST_GRACE) for run in self.unwanted()]
         return times
 
     def drop(self, job_id: str) -> None:

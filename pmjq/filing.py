@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pmjq.archive import Archive, Destination
     from pmjq.job import Record
+    from pmjq.late import Late
 
 MOST_AT_ONCE = 64
 
@@ -48,6 +49,7 @@ class Filing:
     now: Callable[[], float]
     wake: Callable[[], None] | None = None
     alone: set[str] = field(default_factory=set)
+    late: Late | None = None
     _states: dict[str, _State] = field(init=False)
     _far: set[str] = field(default_factory=set)
     _queue: queue.SimpleQueue[Record | None] = field(default_factory=queue.SimpleQueue)
@@ -145,6 +147,9 @@ class Filing:
         """Remove the paperwork of a filed job; what cannot be removed goes at the next start."""
         name = job.real_name(record.name, record.name_hex)
         try:
+            if self.late is not None and self.late.may_end(record):
+                self.late.expect(record, self.archive.stem(record))
+                return
             alone = record.id in self.alone and threading.current_thread() is not self._thread
             self.archive.spool.clear(record.id, record.attempt, name, alone=alone)
         except OSError as error:

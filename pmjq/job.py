@@ -96,6 +96,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of an attempt, next to the archived job as ``STEM.json``.
 
     ``stem`` is the archived name, chosen once, so that every step of archiving can be repeated.
+    ``late``: the job was recorded as lost, and how it ended was added when it was known.
     """
 
     format: Literal[1] = FORMAT
@@ -120,6 +121,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     max_rss: int | None = None
     directives: tuple[str, ...] = ()
     reason: str = ""
+    late: bool = False
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -206,6 +208,23 @@ def record(
         max_rss=usage.max_rss if usage else None,
         directives=attempt.spec.directives,
         reason=reason,
+    )
+
+
+def completed(lost: Record, status: Status) -> Record:
+    """Return the record of a lost job of which it is known by now how it ended."""
+    code, usage = status.code, status.usage
+    return msgspec.structs.replace(
+        lost,
+        started=lost.started if status.started is None else moment(status.started),
+        ended=lost.ended if status.ended is None else moment(status.ended),
+        exit_code=code if code is not None and code >= 0 else None,
+        signal=-code if code is not None and code < 0 else None,
+        user_cpu=round(usage.user_cpu, 6) if usage else None,
+        system_cpu=round(usage.system_cpu, 6) if usage else None,
+        max_rss=usage.max_rss if usage else None,
+        reason=f"{lost.reason}; it has ended since then",
+        late=True,
     )
 
 

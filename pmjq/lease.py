@@ -1,40 +1,70 @@
-"""The heartbeat of this life: its beat, rewritten in place from a thread of its own.
+"""Leases: the heartbeat of this life, and the judgement on the others.
 
 Others judge by content whether this node lives; nobody compares clocks. The beat is written in
-place and never created a second time: a life that was buried finds it gone, and then knows. The
-thread does nothing else, so that no slow disk call of the daemon can make a living node look
-dead.
+place and never created a second time: a life that was buried finds it gone, and then knows. A
+thread does nothing but beat, so that no slow disk call of the daemon can make a living node look
+dead; and it knows how long its own beat has not got through, by which a node that is cut off
+stops what others may take before they may.
+
+Times are on CLOCK_BOOTTIME, which goes on while a machine is suspended.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pmjq.disk import Disk
+    from pmjq.node import Life
 
-BEAT = 15.0
-"""Seconds between two beats."""
+LEASE = 120.0
+"""Seconds of silence after which a life counts as dead, unless it says otherwise."""
 
-LEASE = 8 * BEAT
-"""Seconds of silence after which a life counts as dead."""
+SHORTEST = 1.0
+"""Seconds that any life may be silent, whatever it says."""
+
+BEATS = 8
+"""Beats in a lease."""
 
 WIDTH = 20
 """Digits of the counter: fixed, so that a beat rewritten in place never changes its length."""
+
+CLAIMING = 1 / 2
+"""Share of its lease for which a node whose beat does not get through goes on claiming."""
+
+KEEPING = 2 / 3
+"""Share of its lease after which it stops the jobs that others may start again."""
+
+
+def clock() -> float:
+    """Return seconds since boot, suspended or not."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Heart:
     """The beat of one life; ``fenced`` is called once if it is found gone."""
 
-    def __init__(self, disk: Disk, path: str, fenced: Callable[[], None]) -> None:
-        """Take the beat that the life has made."""
+    def __init__(
+        self,
+        disk: Disk,
+        path: str,
+        fenced: Callable[[], None],
+        lease: float = LEASE,
+        now: Callable[[], float] = clock,
+    ) -> None:
+        """Take the beat that the life has just made."""
         self.disk = disk
         self.path = path
         self.fenced = fenced
+        self.every = lease / BEATS
         self.count = 0
+        self._now = now
+        self._through = now()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
 
@@ -46,56 +76,118 @@ class Heart:
         """Stop beating."""
         self._stop.set()
 
+    def silent(self) -> float:
+        """Return for how many seconds at most others have not heard this life."""
+        return self._now() - self._through
+
     def beat(self) -> bool:
         """Beat once; False if the beat is gone, so this life has been buried.
 
         Other failures count as silence.
         """
         self.count += 1
+        begun = self._now()
         try:
             self.disk.write_at(self.path, 0, f"{self.count:0{WIDTH}}\n".encode())
         except FileNotFoundError:
             return False
         except OSError:
             return True
+        self._through = begun
         return True
 
     def _run(self) -> None:
-        while not self._stop.wait(BEAT):
+        while not self._stop.wait(self.every):
             if not self.beat():
                 self.fenced()
                 return
 
 
-class Silence:
-    """For how long other lives have been silent, judged by the content of their beats.
+class Beats(Protocol):
+    """What is read of the lives: ``pmjq.spool.Spool`` does it."""
 
-    Silence is counted over this observer's own looks and on its own clock only.
+    token: str
+
+    def tokens(self) -> list[str]:
+        """Return who lives or lived here."""
+
+    def life(self, token: str) -> Life | None:
+        """Return what a life says of itself."""
+
+    def beat(self, token: str) -> bytes | None:
+        """Return the beat of a life, None if it is gone."""
+
+
+@dataclass(slots=True)
+class _Heard:
+    """One life as it was heard last: its beat, when, and for how long it has been the same."""
+
+    lease: float
+    beat: bytes | None
+    at: float
+    silent: float = 0.0
+    changed: bool = False
+
+
+class Silence:
+    """For how long the other lives have been silent, judged by the content of their beats.
+
+    Silence is counted over this observer's own looks, on its own clock, and only while its own
+    beat gets through: who is cut off judges nobody. Between two looks it is at most twice as long
+    as the looks are apart as a rule, so that an observer that was stopped or suspended itself
+    looks a few times before it judges.
     """
 
-    def __init__(self, read: Callable[[str], bytes | None], tokens: list[str]) -> None:
-        """Take how to read the beat of a life, and the lives to judge."""
-        self._read = read
-        self._heard: dict[str, tuple[bytes | None, float]] = {}
-        self.tokens = list(tokens)
+    def __init__(self, spool: Beats, lease: float = LEASE) -> None:
+        """Take the lives to judge, all but that of ``spool.token``; looks follow ``lease``."""
+        self._spool = spool
+        self._every = lease / BEATS
+        self._heard: dict[str, _Heard] = {}
         self._next = 0.0
 
-    def dead(self, now: float) -> list[str]:
-        """Return the lives whose beat has stood still for the lease; each is told of once."""
-        if not self.tokens or now < self._next:
+    def dead(self, now: float, own: float = 0.0) -> list[str]:
+        """Return the lives whose beat has stood still for their lease, again at every look.
+
+        ``own``: for how long the observer's own beat has not got through. Raises OSError if the
+        lives cannot be listed.
+        """
+        if now < self._next:
             return []
-        self._next = now + BEAT
-        silent: list[str] = []
-        for token in list(self.tokens):
+        self._next = now + self._every
+        tokens = set(self._spool.tokens()) - {self._spool.token}
+        self._heard = {token: one for token, one in self._heard.items() if token in tokens}
+        for token in sorted(tokens):
             try:
-                beat = self._read(token)
+                self._hear(token, now, counts=own < 2 * self._every)
             except OSError:
                 # No look at this one; what it says next is compared with what it said before.
                 continue
-            before, since = self._heard.get(token, (None, now))
-            if token not in self._heard or beat != before:
-                self._heard[token] = (beat, now)
-            elif now - since >= LEASE:
-                self.tokens.remove(token)
-                silent.append(token)
-        return silent
+        return [token for token, one in self._heard.items() if one.silent >= one.lease]
+
+    def living(self) -> list[str]:
+        """Return the lives that have been heard to beat and have not fallen silent since."""
+        return [
+            token
+            for token, one in sorted(self._heard.items())
+            if one.changed and one.silent < one.lease / 2
+        ]
+
+    def forget(self, token: str) -> None:
+        """Forget a life that is buried."""
+        self._heard.pop(token, None)
+
+    def lease(self, token: str) -> float:
+        """Return the lease of a life."""
+        return self._heard[token].lease if token in self._heard else LEASE
+
+    def _hear(self, token: str, now: float, *, counts: bool) -> None:
+        beat, one = self._spool.beat(token), self._heard.get(token)
+        if one is None:
+            life = self._spool.life(token)
+            self._heard[token] = _Heard(max(life.lease, SHORTEST) if life else LEASE, beat, now)
+            return
+        if beat != one.beat:
+            one.beat, one.silent, one.changed = beat, 0.0, True
+        elif counts:
+            one.silent += min(now - one.at, 2 * self._every)
+        one.at = now

@@ -12,30 +12,21 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING
 
-from pmjq import directives, gates, job, plan, ready, recovery
+from pmjq import directives, gates, plan, recovery
 from pmjq.desk import Doubt
-from pmjq.directives import Refusal
+from pmjq.entries import Entries
 from pmjq.gates import Verdict
-from pmjq.job import Spec, Status
+from pmjq.job import Status
+from pmjq.lease import BEATS, CLAIMING
 from pmjq.node import Reading
-from pmjq.plan import Candidate, Intent, Return, View
+from pmjq.plan import Intent, Return, View
 from pmjq.process import Ended, Started, Unkept, Unstarted, Vanished
-from pmjq.ready import Kind
 
 if TYPE_CHECKING:
     from pmjq.desk import Desk
     from pmjq.job import Attempt
     from pmjq.outside import Outside
     from pmjq.process import Report
-
-RESCAN = 5.0
-"""Seconds between slow looks at everything: an overflowing inotify queue says nothing."""
-
-RESCAN_SHARE = 50
-"""A rescan that took a second is not repeated for this many."""
-
-REVISIT = 500
-"""How many entries that are not queued one rescan looks at again: a chmod may go unheard."""
 
 MOST_AT_ONCE = 64
 """How many jobs one plan starts at most: signals and ends are looked at in between."""
@@ -44,17 +35,11 @@ STATUS_PAUSE = 0.05
 STATUS_PATIENCE = 2.0
 """Seconds for a keeper to write the pid of what it started, or for its child to become the job."""
 
-COARSE = 1_000_000_000
-"""ns: a directory's time that is no older may be followed by a change that bears the same time."""
-
 UNREAD = Reading(load=0.0, runnable=1, cpus=1)
 """Stands for a look at the machine where no gate asks for one."""
 
 GATE_PATIENCE = 1.0
 """Seconds that a gate stays closed before the log says so."""
-
-MOST_SAID = 200
-"""How many entries that are left alone are named in the log."""
 
 
 class Look:
@@ -65,11 +50,9 @@ class Look:
         self.outside = outside
         self.desk = desk
         self._reading = UNREAD
-        self._listed = 0
-        self._missing = ""
+        self._entries = Entries(outside, desk)
         self._reports: deque[Report] = deque()
         self._returned: set[tuple[str, int]] = set()
-        self._told: dict[str, str] = {}
         self._verdict_said = ""
         self._closed_since: float | None = None
 
@@ -79,12 +62,12 @@ class Look:
         now = outside.now()
         self._hear(now)
         self._see_remains(now)
-        if not self._present():
+        if not self._entries.present():
             return View(now=now)
         if desk.doubtful:
             self._reload(now)
         self._resolve(now)
-        self._refresh(now)
+        self._entries.refresh(now)
         room = self._room(now)
         replace = room > 0 or self._replaceable(now)
         ahead = desk.ahead(now) if replace and not desk.recalled else 0
@@ -102,13 +85,14 @@ class Look:
             allowed=desk.allowed(),
             most=desk.most,
             busy=desk.busy() > 0,
-            candidates=tuple(self._candidates(wanted, now)),
+            candidates=tuple(self._entries.candidates(wanted, now)),
             line=() if desk.recalled else tuple(desk.line.values()),
             claimed=tuple(desk.claimed.values()),
             returning=tuple(desk.returning.values()),
             over=tuple(desk.over.values()),
             filing=outside.filing.due(desk.filing.values(), now),
             running=desk.stopping() if desk.intent is Intent.KILL else (),
+            unwanted=desk.unwanted(),
             claim_after=pauses.until("claim"),
             start_after=pauses.until("start"),
             end_after=pauses.until("end"),
@@ -124,6 +108,14 @@ class Look:
             desk.contention = desk.contention.sampled(now, reading)
         if desk.intent is not Intent.RUN:
             return 0
+        silent, lease = outside.silent(), outside.settings.lease
+        if silent >= CLAIMING * lease:
+            desk.verdict = Verdict(
+                open=False,
+                reason=f"heartbeat has not got through for {silent:.0f} s (lease {lease:g} s)",
+                again=lease / BEATS,
+            )
+            return 0
         most = min(MOST_AT_ONCE, len(desk.backlog) + len(desk.line) + len(desk.claimed) + 1)
         room, desk.verdict = gates.room(
             outside.settings.limits, reading, desk.forecast, desk.busy(), now, most
@@ -135,6 +127,8 @@ class Look:
         """Tell whether the gates would let another job start if one of ours ended."""
         desk, limits = self.desk, self.outside.settings.limits
         if desk.intent is not Intent.RUN or not desk.busy():
+            return False
+        if self.outside.silent() >= CLAIMING * self.outside.settings.lease:
             return False
         return gates.verdict(limits, self._reading, desk.forecast, desk.busy() - 1, now).open
 
@@ -264,114 +258,13 @@ class Look:
             reason = "was interrupted; it is restartable"
             desk.returning[attempt.id] = Return(attempt, reason, stopped=True)
         else:
-            desk.over[attempt.id] = plan.outcome(attempt, status)
-
-    # -- the spool
-
-    def _present(self) -> bool:
-        """Tell whether the spool is there, and say so when that changes."""
-        spool, desk, log = self.outside.spool, self.desk, self.outside.log
-        try:
-            missing = "" if spool.present() else "is not there, or another is in its place"
-        except OSError as error:
-            missing = f"cannot be read ({error.strerror})"
-        if missing:
-            desk.verdict = Verdict(open=False, reason=f"the spool {missing}")
-            if missing != self._missing:
-                log.error("spool.missing", spool=job.shown(spool.root), reason=missing)
-        elif self._missing:
-            log.info("spool.back", spool=job.shown(spool.root))
-            desk.doubtful = True
-            desk.nudges.append(None)
-        self._missing = missing
-        return not missing
+            desk.over[attempt.id] = plan.outcome(attempt, status, why=doubt.reason)
 
     def _reload(self, now: float) -> None:
         for job_id in recovery.reload(self.outside.spool, self.desk, now):
             reason = "its file is not in this node's hands any more"
             self.outside.log.warning("job.fenced", id=job_id, reason=reason)
         self.desk.doubtful = False
-
-    def _refresh(self, now: float) -> None:
-        """Update the backlog with names that were nudged, are due, or are new in a listing."""
-        nudges = self.desk.nudges
-        names: dict[str, None] = dict.fromkeys(self.desk.backlog.due(now))
-        everything = False
-        while nudges:
-            name = nudges.popleft()
-            if name is None:
-                everything = True
-            else:
-                names[name] = None
-        for name in names:
-            self._see(name, now)
-        if everything or now >= self.desk.rescan_at:
-            self._rescan(now, everything=everything)
-
-    def _see(self, name: str, now: float) -> None:
-        self.desk.backlog.see(name, self.outside.spool.stat(name), now)
-
-    def _rescan(self, now: float, *, everything: bool) -> None:
-        spool, backlog, clock = self.outside.spool, self.desk.backlog, self.outside.now
-        changed = spool.changed()
-        recent = self.outside.wall() * 1e9 - changed < COARSE
-        if everything or not spool.local or changed != self._listed:
-            names = spool.names()
-            here = set(names)
-            for name in [name for name in backlog.names() if name not in here]:
-                backlog.forget(name)
-            for name in names:
-                if everything or name not in backlog:
-                    self._see(name, now)
-            self._listed = 0 if recent else changed
-        for name in backlog.revisit(REVISIT):
-            self._see(name, now)
-        self._say_left()
-        self.desk.scanned = True
-        self.desk.rescan_at = clock() + max(RESCAN, RESCAN_SHARE * (clock() - now))
-
-    def _candidates(self, wanted: int, now: float) -> list[Candidate]:
-        """Return entries to claim: those that can never be run, and the head of the queue."""
-        desk, backlog = self.desk, self.desk.backlog
-        if desk.intent is not Intent.RUN or now < self.outside.pauses.until("claim"):
-            return []
-        found: list[Candidate] = []
-        for name, reason in backlog.bad(MOST_AT_ONCE):
-            stat = self.outside.spool.stat(name)
-            if stat is not None:
-                found.append(Candidate(name, stat, Refusal(reason)))
-        while wanted > 0 and (names := backlog.take(wanted)):
-            for name in names:
-                candidate = self._candidate(name, now)
-                if candidate is not None:
-                    found.append(candidate)
-                    wanted -= 1
-        for candidate in found:
-            if not isinstance(candidate.verdict, Refusal):
-                backlog.put_back(candidate.name, candidate.stat)
-        return found
-
-    def _candidate(self, name: str, now: float) -> Candidate | None:
-        """Open and examine an entry at the head of the queue.
-
-        None: it is not to be claimed now.
-        """
-        backlog = self.desk.backlog
-        look = self.outside.spool.look(name)
-        if look is None:
-            backlog.forget(name)
-            return None
-        age = backlog.age(name, look.stat, now)
-        standing = ready.standing(name, look.stat, backlog.rules, age)
-        if standing.kind is Kind.QUEUED:
-            standing = ready.settled(look, backlog.rules, age)
-        if standing.kind is not Kind.QUEUED:
-            backlog.put_aside(name, look.stat, standing, now)
-            return None
-        verdict = directives.spec(look.head) if look.head is not None else Spec()
-        if isinstance(verdict, Refusal):
-            backlog.put_aside(name, look.stat, ready.bad(verdict.reason), now)
-        return Candidate(name, look.stat, verdict)
 
     # -- what to say
 
@@ -390,17 +283,3 @@ class Look:
         elif kind != self._verdict_said and now - self._closed_since >= GATE_PATIENCE:
             self._verdict_said = kind
             log.info("gate.closed", reason=desk.verdict.reason, queued=queued)
-
-    def _say_left(self) -> None:
-        """Log the entries that are left alone, each once."""
-        left = {
-            name: standing.reason
-            for name, standing in self.desk.backlog.aside()
-            if standing.kind is Kind.LEFT
-        }
-        for name, reason in left.items():
-            if self._told.get(name) != reason and len(self._told) < MOST_SAID:
-                self.outside.log.warning("entry.left", entry=job.shown(name), reason=reason)
-                self._told[name] = reason
-        for name in [name for name in self._told if name not in left]:
-            del self._told[name]

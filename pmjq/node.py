@@ -33,7 +33,9 @@ class Life(Struct, frozen=True, kw_only=True):
 
     ``machine``, ``boot`` and ``space`` (its pid namespace) tell where ``pid`` means anything, and
     ``start`` (clock ticks since boot) that the pid is still the same process. The rest is for
-    people: what the daemon sees and why it does not start more.
+    people: what the daemon sees and why it does not start more. ``lease`` and ``polled`` (0: the
+    kernel tells of every change) are seconds; ``won`` and ``contended`` count claims that this
+    life made and that another node was quicker with.
     """
 
     format: int = 1
@@ -58,6 +60,11 @@ class Life(Struct, frozen=True, kw_only=True):
     stopping: str = ""
     aside: dict[str, str] = {}
     unfiled: int = 0
+    lease: float = 120.0
+    won: int = 0
+    contended: int = 0
+    polled: float = 0.0
+    outage: str = ""
 
 
 class Machine(Struct, frozen=True):
@@ -80,6 +87,16 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}(\.[A-Za-z0-9_-]{1,63})*")
 def token(name: str, boot: str, chance: str) -> str:
     """Return the name of one life: node, boot and chance, so that no two lives ever share one."""
     return f"{name}.{boot[:8]}.{chance[:8]}"
+
+
+def origin(token: str) -> str:
+    """Return node and boot of a life: within one, what its files say of processes is exact."""
+    return token.rpartition(".")[0]
+
+
+def name_of(token: str) -> str:
+    """Return the name of the node whose life a token names."""
+    return origin(token).rpartition(".")[0]
 
 
 def is_name(text: str) -> bool:

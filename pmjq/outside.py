@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from pmjq import job
+from pmjq.lease import LEASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -69,13 +70,18 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the person asked for, and what this node is."""
+    """What the person asked for, and what this node is.
+
+    ``poll``: seconds between two listings of the spool; None: as the file system needs it.
+    """
 
     node: str
     machine: Machine
     limits: Limits
     rules: Rules
     grace: float = 10.0
+    lease: float = LEASE
+    poll: float | None = None
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -143,10 +149,12 @@ class Outside:
         wall: Callable[[], float],
         reading: Callable[[], Reading],
         owner: Callable[[int], str] = str,
+        silent: Callable[[], float] = float,
     ) -> None:
         """Take what is handed in.
 
-        ``now`` is monotonic, ``wall`` the time of day, both in seconds.
+        ``now`` is monotonic, ``wall`` the time of day, both in seconds. ``silent`` tells for how
+        many seconds this life's beat has not got through.
         """
         self.settings = settings
         self.spool = spool
@@ -157,4 +165,5 @@ class Outside:
         self.wall = wall
         self.reading = reading
         self.owner = owner
+        self.silent = silent
         self.pauses = Pauses(now, log)

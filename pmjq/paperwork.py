@@ -37,7 +37,7 @@ MOST_SPARE = 64
 VOID = "void"
 """Where a status leads that was made to keep an attempt from ever starting: nowhere."""
 
-_RESERVED = re.compile(r"(claim|out|status|record)\.\d+(\.json)?\Z|work\Z|executable\Z")
+_RESERVED = re.compile(r"(claim|out|status|record|late)\.\d+(\.json)?\Z|work\Z|executable\Z")
 
 
 class Places(NamedTuple):
@@ -103,7 +103,7 @@ class Paperwork(Tree):
             f"{directory}/status.{number}",
         )
 
-    def status(self, attempt: Attempt) -> Status | None:
+    def status(self, attempt: Attempt | Record) -> Status | None:
         """Return how far an attempt got; None: its start has not been tried."""
         path = self._status_path(attempt)
         text = self.disk.read(path)
@@ -127,7 +127,7 @@ class Paperwork(Tree):
             return status.void
         return True
 
-    def _status_path(self, attempt: Attempt) -> str:
+    def _status_path(self, attempt: Attempt | Record) -> str:
         return f"{self._job}/{attempt.id}/status.{attempt.attempt}"
 
     def ended(self) -> list[tuple[str, int]]:
@@ -269,7 +269,20 @@ class Paperwork(Tree):
 
     def has_record(self, job_id: str) -> bool:
         """Tell whether there is a record, readable or not, among the paperwork of a job."""
-        return any(name.startswith("record.") for name in self._list(f"{self._job}/{job_id}"))
+        names = self._list(f"{self._job}/{job_id}")
+        return any(name.startswith(("record.", "late.")) for name in names)
+
+    def write_late(self, record: Record, note: bytes) -> None:
+        """Note beside the status of a lost job that it is expected to end."""
+        self._mkdir(f"{self._job}/{record.id}")
+        self.disk.write(f"{self._job}/{record.id}/late.{record.attempt}.json", note)
+
+    def late(self, job_id: str) -> bytes | None:
+        """Return the note about a lost job, None if there is none."""
+        for name in self._list(f"{self._job}/{job_id}"):
+            if name.startswith("late."):
+                return self.disk.read(f"{self._job}/{job_id}/{name}")
+        return None
 
     def clear_tmp(self) -> None:
         """Remove what this life left under construction."""

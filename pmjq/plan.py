@@ -109,7 +109,8 @@ class View:
     those in line that may be starting (``allowed``). ``replace``: whether the gates let another
     start when one ends; ``ahead``: how many may then be claimed and stand in line for it.
     ``most``: how many may run as the keeper was told. ``busy``: something runs. ``running``: only
-    while the daemon stops by killing. ``*_after``: not before this time, since it failed.
+    while the daemon stops by killing. ``unwanted``: what runs here and may run again elsewhere.
+    ``*_after``: not before this time, since it failed.
     """
 
     now: float
@@ -129,6 +130,7 @@ class View:
     over: tuple[Over, ...] = ()
     filing: tuple[Record, ...] = ()
     running: tuple[Run, ...] = ()
+    unwanted: tuple[Run, ...] = ()
     claim_after: float = 0.0
     start_after: float = 0.0
     end_after: float = 0.0
@@ -254,7 +256,8 @@ def plan(view: View) -> list[Action]:
             starts.append(LineUp(attempt))
     starts += _paced(view, lined, view.executing + free)
     if view.intent is Intent.KILL:
-        starts += _stops(view)
+        starts += _stops(view, view.running)
+    starts += _stops(view, view.unwanted)
     claims = _claims(view)
     if view.now >= view.end_after and (claims or _worth_a_sync(view)):
         others += [End(over) for over in view.over]
@@ -266,12 +269,16 @@ def plan(view: View) -> list[Action]:
     return [*starts, *claims, *others, *(File(record) for record in filing)]
 
 
-def outcome(attempt: Attempt, status: Status, now: float = 0.0, *, told: bool = False) -> Over:
+def outcome(
+    attempt: Attempt, status: Status, now: float = 0.0, *, told: bool = False, why: str = ""
+) -> Over:
     """Return how an attempt is over whose process has ended, or is gone without a trace.
 
-    ``told``: this daemon told it to stop.
+    ``told``: this daemon told it to stop. ``why``: the reason if it is lost.
     """
     state, reason = _judged(status, told=told)
+    if state is State.LOST and why:
+        reason = why
     return Over(attempt, status, state, reason, since=now)
 
 
@@ -365,16 +372,14 @@ def _worth_a_sync(view: View) -> bool:
     )
 
 
-def _stops(view: View) -> list[Action]:
+def _stops(view: View, running: tuple[Run, ...]) -> list[Action]:
     """Return the signals to send: TERM first, KILL after the grace.
 
     KILL is sent again where it was not enough.
     """
     grace = max(view.grace, SHORTEST_GRACE)
-    first = tuple(run for run in view.running if run.told is None)
-    late = tuple(
-        run for run in view.running if run.told is not None and view.now >= run.told + grace
-    )
+    first = tuple(run for run in running if run.told is None)
+    late = tuple(run for run in running if run.told is not None and view.now >= run.told + grace)
     stops: list[Action] = []
     if first:
         stops.append(Stop(first, signal.SIGTERM))

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pmjq import job, plan
+from pmjq import job, node, plan
 from pmjq.desk import Doubt
 from pmjq.errors import TryLaterError
 from pmjq.job import Attempt, Status
@@ -34,10 +34,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Former:
-    """An earlier life of this node; ``rebooted``: it is from before the last boot."""
+    """An earlier life of this node, or one that fell silent.
+
+    ``rebooted``: what became of its processes cannot be seen from here, since it is from before
+    the last boot or of another machine. ``reason``: why its jobs were taken over.
+    """
 
     token: str
     rebooted: bool
+    reason: str = ""
 
 
 def former_lives(
@@ -71,21 +76,6 @@ def former_lives(
     return dead
 
 
-def strangers(lives: dict[str, Life | None], name: str, me: Machine) -> list[str]:
-    """Return the lives of this node's name that only their beat can tell about.
-
-    Those of this machine in another pid namespace: a container that has gone, or still is.
-    """
-    return [
-        token
-        for token, life in sorted(lives.items())
-        if life is not None
-        and life.name == name
-        and (life.machine, life.boot) == (me.machine, me.boot)
-        and life.space != me.space
-    ]
-
-
 def take_up(spool: Spool, desk: Desk, former: list[Former], now: float) -> None:
     """Bury dead lives and put their jobs on the desk.
 
@@ -93,6 +83,30 @@ def take_up(spool: Spool, desk: Desk, former: list[Former], now: float) -> None:
     """
     for life in former:
         _put(spool, desk, spool.bury(life.token), now, life)
+
+
+def clear_up(spool: Spool, desk: Desk, token: str) -> None:
+    """Finish what a buried life of another node left half done: what ended, what was not claimed.
+
+    A living life of that node does it itself.
+    """
+    if node.name_of(token) in _nodes(spool):
+        return
+    load_ended(spool, desk)
+    kept = {job_id for job_id, _ in spool.ended()} | spool.batons()
+    for job_id in set(spool.paperwork()) - kept - desk.filing.keys():
+        attempt = spool.attempt(job_id)
+        if attempt is not None and attempt.token == token:
+            _clear(spool, attempt)
+
+
+def namesakes(lives: dict[str, Life | None], name: str, me: Machine) -> dict[str, Life]:
+    """Return the lives of this node's name on other machines: which of them live, beats tell."""
+    return {
+        token: life
+        for token, life in lives.items()
+        if life is not None and life.name == name and life.machine != me.machine
+    }
 
 
 def reload(spool: Spool, desk: Desk, now: float) -> list[str]:
@@ -112,30 +126,45 @@ def reload(spool: Spool, desk: Desk, now: float) -> list[str]:
 
 
 def load_ended(spool: Spool, desk: Desk) -> None:
-    """Put on the desk the ended jobs that are not archived.
+    """Put on the desk the ended jobs that are not archived: this node's, and those of nobody.
 
     A record that is torn is written again from its event. What cannot be read now is looked at
     again with the next reload.
     """
     missing: list[tuple[str, int]] = []
+    others = _nodes(spool) - {node.name_of(spool.token)}
     for key in spool.ended():
-        if key[0] not in desk.filing:
+        if key[0] not in desk.filing and key[0] not in desk.over:
             record = spool.record(*key)
             if record is None:
                 missing.append(key)
-            else:
-                desk.filing[key[0]] = record
+            elif record.node not in others:
+                _file(spool, desk, record)
     if not missing:
         return
     records = spool.told({job_id for job_id, _ in missing}).records
     for key in missing:
         try:
             record = records.get(key[0]) or _made_again(spool, key)
-            if record is not None:
+            if record is not None and record.node not in others:
                 spool.rewrite_record(record)
-                desk.filing[record.id] = record
+                _file(spool, desk, record)
         except OSError:
             desk.doubtful = True
+
+
+def _file(spool: Spool, desk: Desk, record: Record) -> None:
+    """Have an ended job filed; one of another node is taken first, which only one node can."""
+    if record.node == node.name_of(spool.token):
+        desk.filing[record.id] = record
+    elif spool.take_ended(record):
+        known = _as_recorded(spool, record)
+        desk.over[record.id] = Over(known, Status(), record.state, record.reason, record)
+
+
+def _nodes(spool: Spool) -> set[str]:
+    """Return the names of the nodes that live, or are to be buried by somebody."""
+    return {node.name_of(token) for token in spool.tokens()}
 
 
 def mend(spool: Spool, archive: Archive, former: list[Former]) -> int:
@@ -146,23 +175,27 @@ def mend(spool: Spool, archive: Archive, former: list[Former]) -> int:
     return sum(archive.mend(record) for record in records)
 
 
-def clear_paperwork(spool: Spool, desk: Desk, node: str, lives: set[str]) -> None:
+def clear_paperwork(spool: Spool, desk: Desk, name: str, lives: set[str]) -> None:
     """Remove the paperwork that no job needs.
 
-    That is the paperwork of this node's claims that were never made, and, whoever's it was, what
-    is left of jobs that are archived, and what a power cut tore before the claim.
+    That is the paperwork of this node's claims that were never made, and, if no other node is
+    about, what is left of jobs that are archived, and what a power cut tore before the claim.
     """
     papers = spool.paperwork()
+    alone = all(node.name_of(token) == name for token in lives)
     kept = {job_id for job_id, _ in spool.ended()} | spool.batons()
     for job_id in papers:
         if job_id in kept or job_id in desk.filing:
             continue
         attempt = spool.attempt(job_id)
-        if attempt is None and not spool.has_record(job_id):
+        if attempt is None and alone and not spool.has_record(job_id):
             spool.clear(job_id, 1, job_id)
-        elif attempt is not None and attempt.node == node and attempt.token not in lives:
-            name = job.real_name(attempt.name, attempt.name_hex)
-            spool.clear(job_id, attempt.attempt, name)
+        elif attempt is not None and attempt.node == name and attempt.token not in lives:
+            _clear(spool, attempt)
+
+
+def _clear(spool: Spool, attempt: Attempt) -> None:
+    spool.clear(attempt.id, attempt.attempt, job.real_name(attempt.name, attempt.name_hex))
 
 
 def _put(spool: Spool, desk: Desk, ids: list[str], now: float, life: Former) -> None:
@@ -183,7 +216,10 @@ def _put(spool: Spool, desk: Desk, ids: list[str], now: float, life: Former) -> 
         elif attempt.refused:
             desk.claim(attempt)
         else:
-            desk.doubts[job_id] = Doubt(attempt, now, now, rebooted=life.rebooted)
+            # After a burial that was interrupted nobody remembers whose life it was.
+            foreign = node.origin(attempt.token) != node.origin(spool.token)
+            rebooted = life.rebooted or foreign
+            desk.doubts[job_id] = Doubt(attempt, now, now, rebooted=rebooted, reason=life.reason)
 
 
 def _put_torn(spool: Spool, desk: Desk, job_id: str, attempt: Attempt | None, life: Former) -> None:

@@ -11,6 +11,7 @@ A ``Spool`` acts for one life of one node (its token).
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 _UNDER_CONSTRUCTION = re.compile(
     rf"{re.escape(OWN)}\.[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}"
 )
+
+
+BURIALS = 10
+"""How often the last jobs of a life that is buried are looked for, which may still claim some."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -180,6 +185,10 @@ class Spool(Paperwork):
         """Move a job of a dead life to this one; False if somebody else has it."""
         return self._moved(f"{self.own}/node/{other}/run/{job_id}", f"{self._run}/{job_id}")
 
+    def take_ended(self, record: Record) -> bool:
+        """Move an ended job of a dead node to this one; False if somebody else has it."""
+        return self._moved(self.ended_path(record), f"{self._run}/{record.id}")
+
     # -- lives
 
     def begin(self) -> None:
@@ -202,20 +211,31 @@ class Spool(Paperwork):
         self.disk.write(f"{path}.part", msgspec.json.format(msgspec.json.encode(node)) + b"\n")
         self.disk.rename(f"{path}.part", path)
 
+    def tokens(self) -> list[str]:
+        """Return who lives or lived here."""
+        return self.disk.names(f"{self.own}/node")
+
     def lives(self) -> dict[str, Life | None]:
         """Return who lives or lived here, by token; None where the life's record cannot be read."""
-        return {token: self._life(token) for token in self.disk.names(f"{self.own}/node")}
+        return {token: self.life(token) for token in self.tokens()}
 
     def bury(self, token: str) -> list[str]:
         """Take over what a dead life has, remove the life, and return the ids that were taken over.
 
         Its beat goes first, so that it notices; its ``run/`` last of what matters: into a removed
-        directory nothing can be renamed, which is the one fence that holds everywhere.
+        directory nothing can be renamed, which is the one fence that holds everywhere. Until then
+        the life, if it is not dead after all, may still put jobs there. Of several that bury, each
+        job goes to one. OSError: not buried yet; what was taken over by then is in ``run/``.
         """
         base = f"{self.own}/node/{token}"
         self.disk.unlink(f"{base}/beat")
-        taken = [name for name in self._list(f"{base}/run") if self.take_over(token, name)]
-        self.disk.rmdir(f"{base}/run")
+        taken: list[str] = []
+        for _ in range(BURIALS):
+            taken += [name for name in self._list(f"{base}/run") if self.take_over(token, name)]
+            if self.disk.rmdir(f"{base}/run"):
+                break
+        else:
+            raise OSError(errno.ENOTEMPTY, "jobs still come into it", f"{base}/run")
         for name in self._list(self._tmp):
             if name.startswith(f"{token}."):
                 self.remove(f"{self._tmp}/{name}")
@@ -249,7 +269,8 @@ class Spool(Paperwork):
                 raise
             self.remove(building)
 
-    def _life(self, token: str) -> Life | None:
+    def life(self, token: str) -> Life | None:
+        """Return what a life says of itself, None where that cannot be read."""
         return self._decode(f"{self.own}/node/{token}/node.json", Life)
 
 

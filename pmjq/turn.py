@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pmjq import plan, recovery
+from pmjq import job, node, plan, recovery
 from pmjq.act import Act
 from pmjq.desk import Desk
-from pmjq.lease import LEASE, Silence
+from pmjq.lease import Silence
 from pmjq.look import Look
 from pmjq.plan import Intent
 
@@ -41,8 +41,8 @@ class Turn:
         """Take the outside things; ``begin`` touches the spool."""
         self.outside = outside
         self.desk = Desk(outside.settings.rules)
-        self._silence = Silence(outside.spool.beat, [])
-        self._silent: list[str] = []
+        self._silence = Silence(outside.spool, outside.settings.lease)
+        self._given_up: set[str] = set()
         self._look = Look(outside, self.desk)
         self._act = Act(outside, self.desk)
 
@@ -75,12 +75,11 @@ class Turn:
     def intent(self, intent: Intent) -> None:
         self.desk.intent = intent
 
-    def begin(self, former: list[recovery.Former], strangers: list[str] | None = None) -> None:
-        """Take up what earlier lives left; OSError if the spool does not let us.
+    def begin(self, former: list[recovery.Former]) -> None:
+        """Take up what earlier lives of this node left; OSError if the spool does not let us.
 
-        ``strangers`` are lives of this node of which only the beat tells: they are judged later.
+        All other lives are judged later, by their beats.
         """
-        self._silence = Silence(self.spool.beat, strangers or [])
         spool, desk = self.spool, self.desk
         # Before the lives are buried: a second power cut must find them again.
         mended = recovery.mend(spool, self.filing.archive, former)
@@ -90,6 +89,8 @@ class Turn:
         recovery.load_ended(spool, desk)
         lives = set(spool.lives())
         recovery.clear_paperwork(spool, desk, self.outside.settings.node, lives)
+        if self.filing.late is not None:
+            self.filing.late.load()
 
     def nudge(self, name: str | None = None) -> None:
         """Ask for a look at one name, or at everything; may be called from any thread."""
@@ -104,6 +105,7 @@ class Turn:
         for _ in range(PLANS_IN_A_TURN):
             try:
                 self._take_up_silent()
+                self._complete_late()
                 view = self._look.view()
             except OSError as error:
                 pauses.failed("look", error)
@@ -121,6 +123,7 @@ class Turn:
         return (
             desk.scanned
             and not desk.nudges
+            and not desk.unseen
             and not len(desk.backlog)
             and not desk.backlog.settling()
             and self.quiet()
@@ -132,15 +135,46 @@ class Turn:
         return not desk.in_hand() and not self.filing.soon(desk.filing.values(), self.outside.now())
 
     def _take_up_silent(self) -> None:
-        """Take up the jobs of a life of this node that has fallen silent, as after a reboot."""
+        """Take up the jobs of lives that have fallen silent, whose nodes ever they are."""
+        outside = self.outside
+        now, silence = outside.now(), self._silence
+        dead = silence.dead(now, outside.silent())
+        self.desk.living = silence.living()
+        for token in dead:
+            try:
+                self._bury(token, silence.lease(token), now)
+            except OSError as error:
+                # What was taken over by then is found in run/.
+                self.desk.doubtful = True
+                outside.pauses.failed("burial", error)
+            else:
+                outside.pauses.worked("burial")
+                silence.forget(token)
+
+    def _complete_late(self) -> None:
+        late, pauses = self.filing.late, self.outside.pauses
         now = self.outside.now()
-        for token in self._silence.dead(now):
-            self.outside.log.warning("life.silent", token=token, seconds=LEASE)
-            self._silent.append(token)
-        while self._silent:
-            former = [recovery.Former(self._silent[0], rebooted=True)]
-            recovery.take_up(self.spool, self.desk, former, now)
-            self._silent.pop(0)
+        if late is None or not late.expected or now < pauses.until("late"):
+            return
+        try:
+            late.look(now)
+        except OSError as error:
+            pauses.failed("late", error)
+        else:
+            pauses.worked("late")
+
+    def _bury(self, token: str, lease: float, now: float) -> None:
+        name, given_up = node.name_of(token), job.moment(self.outside.wall())
+        if token not in self._given_up:
+            self._given_up.add(token)
+            self.outside.log.warning("node.silent", node=name, token=token, seconds=lease)
+        reason = (
+            f"node {name} was silent for {lease:g} s until {given_up:%Y-%m-%d %H:%M:%S}Z; "
+            "how the job ended is not known"
+        )
+        former = recovery.Former(token, rebooted=True, reason=reason)
+        recovery.take_up(self.spool, self.desk, [former], now)
+        recovery.clear_up(self.spool, self.desk, token)
 
     def _wake(self, looked: float) -> float:
         """Return the first deadline after the last look: what was due then is done, or paused."""

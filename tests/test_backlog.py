@@ -74,7 +74,7 @@ def test_taken_names_are_out_until_they_are_put_back(backlog: Backlog) -> None:
     assert backlog.take(2) == ["a", "b"]
     assert len(backlog) == 1
     assert "a" not in backlog
-    backlog.put_back("b", at(2))
+    backlog.put_back("b")
     assert backlog.take(9) == ["b", "c"]
 
 
@@ -158,7 +158,7 @@ def test_order_is_that_of_sorting(steps: list[tuple[str, str, int]]) -> None:
                 assert backlog.take(number) == head
                 taken |= {each: queued.pop(each) for each in head}
             case "put back" if name in taken and name not in queued and name not in aside:
-                backlog.put_back(name, at(taken[name]))
+                backlog.put_back(name)
                 queued[name] = taken.pop(name)
             case "put aside" if name in taken:
                 backlog.put_aside(name, at(number), INCOMING, 0.0)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 
 from conftest import eventually
-from pmjq import lease
 from pmjq.disk import Disk
-from pmjq.lease import BEAT, LEASE, WIDTH, Heart, Silence
+from pmjq.lease import BEATS, CLAIMING, KEEPING, LEASE, WIDTH, Heart, Silence, clock
+from pmjq.node import Life
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,12 +81,11 @@ def test_beat_that_cannot_be_written_is_silence() -> None:
     assert Heart(Broken(), "/beat", nobody).beat()
 
 
-def test_fenced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fenced_once(tmp_path: Path) -> None:
     """The thread tells once that the beat is gone, and ends."""
-    monkeypatch.setattr(lease, "BEAT", 0.005)
     path, told = tmp_path / "beat", []
     path.touch()
-    one = Heart(Disk(), str(path), lambda: told.append(threading.current_thread().name))
+    one = Heart(Disk(), str(path), lambda: told.append(threading.current_thread().name), 0.04)
     one.start()
     eventually(lambda: one.count > 2)
     assert told == []
@@ -95,12 +96,11 @@ def test_fenced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert told == ["heart"]
 
 
-def test_stopped_heart_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_heart_is_silent(tmp_path: Path) -> None:
     """After a stop nothing is written, and nobody is told anything."""
-    monkeypatch.setattr(lease, "BEAT", 0.005)
     path = tmp_path / "beat"
     path.touch()
-    one = heart(path)
+    one = Heart(Disk(), str(path), nobody, 0.04)
     one.start()
     eventually(lambda: one.count > 1)
     one.stop()
@@ -108,115 +108,222 @@ def test_stopped_heart_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not one._thread.is_alive()
 
 
-def test_a_beat_may_be_missed() -> None:
-    """The lease is several beats, so that a slow disk kills nobody."""
-    assert LEASE >= 4 * BEAT
+def test_silent_since_the_last_beat_that_got_through() -> None:
+    """The time is that before the write: others may have heard it then, and not later."""
+    time = [100.0]
+    disk = Slow(time)
+    one = Heart(disk, "/beat", nobody, now=lambda: time[0])
+    time[0] = 110.0
+    assert one.silent() == 10.0
+    assert one.beat()
+    assert one.silent() == 3.0
+    disk.fails = True
+    time[0] = 200.0
+    assert one.beat()
+    assert one.silent() == 93.0
+
+
+class Slow(Disk):
+    """A disk whose writes take three seconds, or fail."""
+
+    def __init__(self, time: list[float]) -> None:
+        self.time = time
+        self.fails = False
+
+    def write_at(self, path: str, offset: int, data: bytes, *, create: bool = False) -> None:
+        self.time[0] += 3.0
+        if self.fails:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+
+def test_who_is_cut_off_stops_before_others_begin() -> None:
+    """First no more claims, then no more running, both before the lease is over."""
+    assert 0 < CLAIMING < KEEPING < 1
+
+
+def test_suspended_time_counts() -> None:
+    """A machine that was suspended must not take its old beat for a young one."""
+    assert clock() >= time.monotonic() - 1
 
 
 # --- the beats of others
 
+BEAT = LEASE / BEATS
 
-class Beats(dict[str, bytes | None]):
-    """The beats on disk, and how often one was read."""
 
-    reads = 0
+class Lives:
+    """The lives of a spool, of which ``me`` is the observer's."""
 
-    def read(self, token: str) -> bytes | None:
-        self.reads += 1
-        if token not in self:
+    token = "me"
+
+    def __init__(self, **beats: bytes | None) -> None:
+        self.beats = dict(beats)
+        self.leases: dict[str, float] = {}
+        self.fails: set[str] = set()
+        self.listings = 0
+
+    def tokens(self) -> list[str]:
+        self.listings += 1
+        return [*self.beats, self.token]
+
+    def life(self, token: str) -> Life | None:
+        return life(token, self.leases[token]) if token in self.leases else None
+
+    def beat(self, token: str) -> bytes | None:
+        if token in self.fails:
             raise OSError(errno.EIO, os.strerror(errno.EIO), token)
-        return self[token]
+        return self.beats[token]
 
 
-def looks(silence: Silence, *times: float) -> list[list[str]]:
-    """Return what each look says."""
-    return [silence.dead(at) for at in times]
+def life(token: str, lease: float) -> Life:
+    """Return what a life says of itself."""
+    moment = datetime(2026, 1, 2, tzinfo=UTC)
+    return Life(
+        name=token,
+        token=token,
+        machine="m",
+        boot="b",
+        space="s",
+        pid=1,
+        start=1,
+        version="1",
+        began=moment,
+        at=moment,
+        lease=lease,
+    )
+
+
+def beats_until(silence: Silence, first: float, last: float, **how: float) -> dict[str, float]:
+    """Look with every beat; return when each life was first found dead."""
+    dead: dict[str, float] = {}
+    count = 0
+    while (now := first + count * BEAT) <= last:
+        for token in silence.dead(now, **how):
+            dead.setdefault(token, now)
+        count += 1
+    return dead
 
 
 def test_silent_life_is_dead_after_the_lease() -> None:
-    """A beat that stands still for the lease, from the first look on, is told of once."""
-    silence = Silence(Beats(a=b"7").read, ["a"])
-    start = 1000.0
-    assert looks(silence, start, start + BEAT, start + LEASE - 0.1) == [[], [], []]
-    assert looks(silence, start + LEASE + BEAT, start + 9 * LEASE) == [["a"], []]
+    """A beat that stands still for the lease, from the first look on, and not before."""
+    assert beats_until(Silence(Lives(a=b"7")), 1000.0, 5000.0) == {"a": 1000.0 + LEASE}
 
 
-def test_dead_at_the_end_of_the_lease() -> None:
-    """Who looks with every beat knows at the end of the lease."""
-    silence = Silence(Beats(a=b"7").read, ["a"])
-    found = looks(silence, *(count * BEAT for count in range(9)))
-    assert found == [[]] * 8 + [["a"]]
+def test_dead_until_it_is_forgotten() -> None:
+    """Burying may fail: it is told again with every look, until the life is gone or forgotten."""
+    lives = Lives(a=b"7")
+    silence = Silence(lives)
+    assert beats_until(silence, 0.0, LEASE) == {"a": LEASE}
+    assert silence.dead(LEASE + BEAT) == ["a"]
+    silence.forget("a")
+    assert silence.dead(LEASE + 2 * BEAT) == []
+    assert beats_until(silence, LEASE + 3 * BEAT, 3 * LEASE) == {"a": 2 * LEASE + 2 * BEAT}
+    del lives.beats["a"]
+    assert silence.dead(9 * LEASE) == []
 
 
 def test_life_that_beats_is_never_dead() -> None:
     """Any change of content is a sign of life, also a smaller number."""
-    beats = Beats(a=b"50")
-    silence = Silence(beats.read, ["a"])
+    lives = Lives(a=b"50")
+    silence = Silence(lives)
     for count in range(50):
-        beats["a"] = b"%d" % (50 - count)
+        lives.beats["a"] = b"%d" % (50 - count)
         assert silence.dead(count * (LEASE - 1)) == []
 
 
 def test_silence_begins_with_the_last_beat_heard() -> None:
     """A life that beat once more has the whole lease again."""
-    beats = Beats(a=b"1")
-    silence = Silence(beats.read, ["a"])
-    assert looks(silence, 0.0, LEASE - BEAT) == [[], []]
-    beats["a"] = b"2"
-    assert looks(silence, LEASE, 2 * LEASE - BEAT) == [[], []]
-    assert silence.dead(2 * LEASE) == ["a"]
+    lives = Lives(a=b"1")
+    silence = Silence(lives)
+    assert beats_until(silence, 0.0, LEASE - BEAT) == {}
+    lives.beats["a"] = b"2"
+    assert beats_until(silence, LEASE, 3 * LEASE) == {"a": 2 * LEASE}
+
+
+def test_each_life_has_its_own_lease() -> None:
+    """As it says itself; one that cannot be read has the usual one; none has less than a second."""
+    lives = Lives(long=b"1", short=b"1", mute=b"1", mad=b"1")
+    lives.leases = {"long": 2 * LEASE, "short": 2 * BEAT, "mad": -5.0}
+    found = beats_until(Silence(lives), 0.0, 3 * LEASE)
+    assert found == {"long": 2 * LEASE, "short": 2 * BEAT, "mute": LEASE, "mad": BEAT}
 
 
 def test_first_look_is_no_silence() -> None:
     """What an observer has not seen itself does not count, however late it comes to look."""
-    assert Silence(Beats(a=b"1").read, ["a"]).dead(9e9) == []
+    assert Silence(Lives(a=b"1")).dead(9e9) == []
+
+
+def test_observer_that_did_not_look_judges_nobody() -> None:
+    """After a pause of its own an observer has to look a few times more."""
+    silence = Silence(Lives(a=b"1"))
+    assert silence.dead(0.0) == []
+    assert silence.dead(9 * LEASE) == []
+    assert beats_until(silence, 9 * LEASE + BEAT, 20 * LEASE) == {"a": 10 * LEASE - 2 * BEAT}
+
+
+def test_observer_that_is_cut_off_judges_nobody() -> None:
+    """While its own beat does not get through, silence is its own."""
+    silence = Silence(Lives(a=b"1"))
+    assert beats_until(silence, 0.0, 5 * LEASE, own=2 * BEAT) == {}
+    assert beats_until(silence, 5 * LEASE + BEAT, 9 * LEASE, own=BEAT) == {"a": 6 * LEASE}
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, None), (b"1", None)])
 def test_life_without_a_beat_has_its_lease_too(before: bytes | None, after: bytes | None) -> None:
-    """A beat that is missing, or cannot be read, is judged by time like one that stands still."""
-    beats = Beats(a=before)
-    silence = Silence(beats.read, ["a"])
+    """A beat that is missing, as one that was half buried, is judged like one that stands still."""
+    lives = Lives(a=before)
+    silence = Silence(lives)
     assert silence.dead(0.0) == []
-    beats["a"] = after
-    assert silence.dead(BEAT) == []
-    assert silence.dead(LEASE + BEAT) == ["a"]
+    lives.beats["a"] = after
+    assert list(beats_until(silence, BEAT, 3 * LEASE)) == ["a"]
 
 
 def test_each_life_is_judged_alone() -> None:
-    """One that beats saves no other."""
-    beats = Beats(a=b"1", b=b"1", c=b"1")
-    silence = Silence(beats.read, ["a", "b", "c"])
+    """One that beats saves no other, and one that cannot be read hides none."""
+    lives = Lives(a=b"1", b=b"1", c=b"1")
+    silence = Silence(lives)
     assert silence.dead(0.0) == []
-    beats["b"] = b"2"
-    assert looks(silence, BEAT, LEASE, LEASE + BEAT) == [[], ["a", "c"], ["b"]]
+    lives.fails = {"c"}
+    dead: dict[str, int] = {}
+    for count in range(1, 12):
+        lives.beats["b"] = b"%d" % count
+        for token in silence.dead(count * BEAT):
+            dead.setdefault(token, count)
+    assert dead == {"a": BEATS}
+    assert silence.living() == ["b"]
 
 
-def test_beat_that_cannot_be_read_hides_no_other() -> None:
-    """A failing read is no look: the other lives are judged, and the silence goes on."""
-    beats = Beats(a=b"1", b=b"1", c=b"1")
-    silence = Silence(beats.read, ["a", "b", "c"])
+def test_living_are_those_that_were_heard() -> None:
+    """Not those that were only seen, nor those that have been still for a good while."""
+    lives = Lives(b=b"1", a=b"1", still=b"1")
+    silence = Silence(lives)
     assert silence.dead(0.0) == []
-    del beats["b"]
-    assert looks(silence, BEAT, LEASE) == [[], ["a", "c"]]
-    assert looks(silence, 9 * LEASE) == [[]]
-    beats["b"] = b"1"
-    assert silence.dead(10 * LEASE) == ["b"]
+    assert silence.living() == []
+    lives.beats |= {"a": b"2", "b": b"2"}
+    assert silence.dead(BEAT) == []
+    assert silence.living() == ["a", "b"]
+    lives.beats["b"] = b"3"
+    beats_until(silence, 2 * BEAT, LEASE)
+    assert silence.living() == []
+    assert silence.lease("a") == LEASE
+    assert silence.lease("unknown") == LEASE
 
 
 def test_beats_are_read_once_in_a_beat() -> None:
     """The daemon turns a thousand times a second; a share is asked only now and then."""
-    beats = Beats(a=b"1")
-    silence = Silence(beats.read, ["a"])
-    looks(silence, *(count / 100 for count in range(1, int(BEAT * 100))))
-    assert beats.reads == 1
+    lives = Lives(a=b"1")
+    silence = Silence(lives)
+    for count in range(1, int(BEAT * 100)):
+        silence.dead(count / 100)
+    assert lives.listings == 1
 
 
-def test_nobody_to_judge() -> None:
-    """Without lives to judge nothing is read; the caller's list stays as it is."""
-    tokens = ["a"]
-    silence = Silence(Beats(a=None).read, tokens)
-    silence.dead(0.0)
-    silence.dead(LEASE)
-    assert (silence.tokens, tokens) == ([], ["a"])
-    assert Silence(Beats().read, []).dead(0.0) == []
+def test_lives_that_cannot_be_listed_are_an_error() -> None:
+    """Whoever asks has to know."""
+
+    class Broken(Lives):
+        def tokens(self) -> list[str]:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with pytest.raises(OSError, match=r"[Ss]tale"):
+        Silence(Broken()).dead(1.0)

@@ -186,17 +186,15 @@ def test_second_daemon_of_one_node() -> None:
     assert world.executions == {"job": 1}
 
 
-def test_strangers() -> None:
-    """Strangers are lives of this name and this boot of this machine in another pid namespace."""
+def test_namesakes() -> None:
+    """Namesakes are lives of this name on other machines."""
     lives = {
-        "a.boot0001.1": life(space="container"),
-        "a.boot0001.2": life(),
-        "a.boot0001.3": life(space="container", boot="boot0000-0000"),
-        "a.boot0001.4": life(space="container", machine="elsewhere"),
-        "a.boot0001.5": None,
-        "b.boot0001.6": life(space="container", name="b"),
+        "a.boot0001.1": life(),
+        "a.boot0009.2": life(machine="elsewhere"),
+        "a.boot0001.3": None,
+        "b.boot0009.4": life(name="b", machine="elsewhere"),
     }
-    assert recovery.strangers(lives, "a", ME) == ["a.boot0001.1"]
+    assert list(recovery.namesakes(lives, "a", ME)) == ["a.boot0009.2"]
 
 
 # -- taking up
@@ -315,15 +313,24 @@ def test_reload_drops_what_is_gone_and_finds_what_is_there(ground: Ground) -> No
 
 
 def test_ended_jobs_are_filed(ground: Ground) -> None:
-    """Ended jobs that are not archived are to be filed, whoever ended them."""
-    records = [
-        ended(ground, ground.spool, one("1d", MINE)),
-        ended(ground, ground.life(OTHERS), one("2d", OTHERS)),
-    ]
+    """A node files its own; those of a node that lives are left to it."""
+    mine = ended(ground, ground.spool, one("1d", MINE))
+    ended(ground, ground.life(OTHERS), one("2d", OTHERS, node="b"))
     recovery.load_ended(ground.spool, ground.desk)
-    assert list(ground.desk.filing.values()) == records
+    assert list(ground.desk.filing.values()) == [mine]
     assert ground.desk.in_hand() == set()
     assert not ground.desk.doubtful
+
+
+def test_ended_jobs_of_nobody_are_taken_and_end_here(ground: Ground) -> None:
+    """One of a node that is gone for good is filed by whoever gets hold of it, and no other."""
+    record = ended(ground, ground.life(OTHERS), one("2d", OTHERS, node="b"))
+    ground.spool.remove(f"{OWN}/node/{OTHERS}")
+    recovery.load_ended(ground.spool, ground.desk)
+    (over,) = ground.desk.over.values()
+    assert (over.durable, over.state) == (record, record.state)
+    assert ground.spool.running() == ["2d"]
+    assert ground.desk.filing == {}
 
 
 @pytest.mark.parametrize("text", [None, b"", b'{"format": 1', b"\0" * 99, b"[]"])
@@ -424,8 +431,28 @@ def test_clear_paperwork(ground: Ground) -> None:
         "claimed",
         "theirs-claimed",
         "ended",
+        "torn",
     }
     assert ground.disk.names(f"{OWN}/tmp") == []
+
+
+def test_what_was_torn_is_cleared_by_who_is_alone(ground: Ground) -> None:
+    """Where another node lives, what looks torn may only be seen late."""
+    ground.disk.mkdir(f"{OWN}/job/torn")
+    recovery.clear_paperwork(ground.spool, ground.desk, "a", {MINE})
+    assert ground.spool.paperwork() == []
+
+
+def test_clear_up_after_another_node(ground: Ground) -> None:
+    """Claims that a buried life prepared and never made leave nothing; a living one's stay."""
+    theirs = "b.boot0001.00000008"
+    ground.spool.prepare_claim(one("1d", OTHERS))
+    ground.spool.prepare_claim(one("2d", theirs))
+    recovery.clear_up(ground.spool, ground.desk, OTHERS)
+    assert ground.spool.paperwork() == ["2d"]
+    ground.life(theirs)
+    recovery.clear_up(ground.spool, ground.desk, theirs)
+    assert ground.spool.paperwork() == ["2d"]
 
 
 @pytest.mark.parametrize("where", ["another node", "another machine"])

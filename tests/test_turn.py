@@ -528,7 +528,6 @@ def silent_life(world: World) -> tuple[Daemon, str, Callable[[], None]]:
     world.disk.write(path, text)
     first.stop()
     second = Daemon(world, Place())
-    second.turn.begin([], [token])
     count = [0]
 
     def beat() -> None:
@@ -550,7 +549,7 @@ def test_silent_life_is_taken_up_after_the_lease() -> None:
     assert states(world) == {"job": State.LOST}
     assert world.executions == {"job": 1}
     assert token not in inside(world, "node")
-    assert daemon.log.events().count("life.silent") == 1
+    assert daemon.log.events().count("node.silent") == 1
 
 
 def test_life_that_beats_is_never_taken_up() -> None:
@@ -562,7 +561,7 @@ def test_life_that_beats_is_never_taken_up() -> None:
         daemon.run(lambda: False, within=15.0)
     assert len(inside(world, f"node/{token}/run")) == 1
     assert states(world) == {}
-    assert "life.silent" not in daemon.log.events()
+    assert "node.silent" not in daemon.log.events()
 
 
 # -- the spool vanishes

@@ -1,0 +1,239 @@
+"""The entries of the spool: which are there, which are next, which are left alone.
+
+On a local file system the kernel tells of every change, and a slow rescan finds what it did not
+tell. It is blind to what other machines do, so on a shared one the spool is listed again and
+again: a listing tells the truth there where a stat of a known name may lie for half a minute. How
+often follows from what a listing costs and from how much happens.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from pmjq import directives, job, ready, share
+from pmjq.directives import Refusal
+from pmjq.gates import Verdict
+from pmjq.job import Spec
+from pmjq.lease import CLAIMING
+from pmjq.plan import Candidate, Intent
+from pmjq.ready import Kind
+
+if TYPE_CHECKING:
+    from pmjq.desk import Desk
+    from pmjq.outside import Outside
+    from pmjq.ready import Stat
+
+RESCAN = 5.0
+"""Seconds between slow looks at everything: an overflowing inotify queue says nothing."""
+
+RESCAN_SHARE = 50
+"""A rescan that took a second is not repeated for this many: 2 % of the time."""
+
+POLL = 0.5
+"""Seconds between two listings of a shared spool in which things happen."""
+
+POLL_SLOWER = 1.3
+"""How much longer it is each time nothing new was found, up to ``RESCAN``."""
+
+POLL_SHARE = 20
+"""A poll that took a second is not repeated for this many: 5 % of the time."""
+
+SEEING = 0.5
+"""Seconds for which new names of a shared spool are looked at in a row, before other work."""
+
+REVISIT = 500
+"""How many entries that are not queued one rescan looks at again: a chmod may go unheard."""
+
+REVISIT_SHARED = 20
+"""The same on a shared file system, where a look costs a round trip."""
+
+PRESENT_FOR = 0.5
+"""Seconds for which a shared spool that was there is taken to be there."""
+
+STALE = 40.0
+"""Seconds for which a shared file system may show what has been renamed away."""
+
+COARSE = 1_000_000_000
+"""ns: a directory's time that is no older may be followed by a change that bears the same time."""
+
+MOST_AT_ONCE = 64
+"""How many entries that can never be run are taken out of the way at once."""
+
+MOST_SAID = 200
+"""How many entries that are left alone are named in the log."""
+
+
+class Entries:
+    """The entries of one spool as one life of a node sees them."""
+
+    def __init__(self, outside: Outside, desk: Desk) -> None:
+        """Take what is looked at, and the desk with the backlog."""
+        self.outside = outside
+        self.desk = desk
+        self._listed = 0
+        self._missing = ""
+        self._seen_at = -1.0
+        self._idle = POLL
+        self._unseen: deque[str] = deque()
+        self._told: dict[str, str] = {}
+
+    def present(self) -> bool:
+        """Tell whether the spool is there, and say so when that changes."""
+        spool, desk, log = self.outside.spool, self.desk, self.outside.log
+        now = self.outside.now()
+        if not spool.local and not self._missing and now < self._seen_at + PRESENT_FOR:
+            return True
+        try:
+            missing = "" if spool.present() else "is not there, or another is in its place"
+        except OSError as error:
+            missing = f"cannot be read ({error.strerror})"
+        if missing:
+            desk.verdict = Verdict(open=False, reason=f"the spool {missing}")
+            if missing != self._missing:
+                log.error("spool.missing", spool=job.shown(spool.root), reason=missing)
+        elif self._missing:
+            log.info("spool.back", spool=job.shown(spool.root))
+            desk.doubtful = True
+            desk.nudges.append(None)
+        self._missing = desk.outage = missing
+        self._seen_at = now
+        return not missing
+
+    def refresh(self, now: float) -> None:
+        """Update the backlog with names that were nudged, are due, or are new in a listing."""
+        nudges = self.desk.nudges
+        names: dict[str, None] = dict.fromkeys(self.desk.backlog.due(now))
+        everything = False
+        while nudges:
+            name = nudges.popleft()
+            if name is None:
+                everything = True
+            else:
+                names[name] = None
+        for name in names:
+            self._see(name, now)
+        if everything or now >= self.desk.rescan_at:
+            self._rescan(now, everything=everything)
+        self._see_new(now)
+
+    def candidates(self, wanted: int, now: float) -> list[Candidate]:
+        """Return entries to claim: those that can never be run, and the head of the queue."""
+        desk, backlog = self.desk, self.desk.backlog
+        if desk.intent is not Intent.RUN or now < self.outside.pauses.until("claim"):
+            return []
+        if self.outside.silent() >= CLAIMING * self.outside.settings.lease:
+            return []
+        found: list[Candidate] = []
+        for name, reason in backlog.bad(MOST_AT_ONCE):
+            stat = self.outside.spool.stat(name)
+            if stat is not None:
+                found.append(Candidate(name, stat, Refusal(reason)))
+        self._take(found, wanted, now)
+        for candidate in found:
+            if not isinstance(candidate.verdict, Refusal):
+                backlog.put_back(candidate.name)
+        return found
+
+    def _take(self, found: list[Candidate], wanted: int, now: float) -> None:
+        """Add to what was found the entries that are next for this node."""
+        backlog, living = self.desk.backlog, self.desk.living
+        token = self.outside.spool.token
+        nodes, rank = 1 + len(living), sum(other < token for other in living)
+        while wanted > 0 and (names := backlog.take(wanted * nodes)):
+            for name in share.dealt(names, rank, nodes) if nodes > 1 else names:
+                candidate = self._candidate(name, now) if wanted > 0 else None
+                if candidate is not None:
+                    found.append(candidate)
+                    wanted -= 1
+                elif wanted <= 0:
+                    backlog.put_back(name)
+
+    def _candidate(self, name: str, now: float) -> Candidate | None:
+        """Open and examine an entry at the head of the queue.
+
+        None: it is not to be claimed now.
+        """
+        backlog = self.desk.backlog
+        look = self.outside.spool.look(name)
+        if look is None:
+            backlog.forget(name)
+            return None
+        age = backlog.age(name, look.stat, now)
+        standing = ready.standing(name, look.stat, backlog.rules, age)
+        if standing.kind is Kind.QUEUED:
+            standing = ready.settled(look, backlog.rules, age)
+        if standing.kind is not Kind.QUEUED:
+            backlog.put_aside(name, look.stat, standing, now)
+            return None
+        verdict = directives.spec(look.head) if look.head is not None else Spec()
+        if isinstance(verdict, Refusal):
+            backlog.put_aside(name, look.stat, ready.bad(verdict.reason), now)
+        return Candidate(name, look.stat, verdict)
+
+    def _see(self, name: str, now: float) -> None:
+        stat = self.outside.spool.stat(name)
+        if stat is not None and self._gone(name, stat, now):
+            stat = None
+        self.desk.backlog.see(name, stat, now)
+
+    def _gone(self, name: str, stat: Stat, now: float) -> bool:
+        """Tell whether an entry was claimed just now, and only a cache still shows it."""
+        inode, until = self.desk.departed.get(name, (0, 0.0))
+        return now < until and inode == stat.st_ino
+
+    def _see_new(self, now: float) -> None:
+        """Look at new names, on a shared file system no longer than for a while in one go."""
+        spool, clock = self.outside.spool, self.outside.now
+        while self._unseen and (spool.local or clock() < now + SEEING):
+            self._see(self._unseen.popleft(), now)
+        self.desk.unseen = len(self._unseen)
+
+    def _rescan(self, now: float, *, everything: bool) -> None:
+        spool, backlog = self.outside.spool, self.desk.backlog
+        changed = spool.changed() if spool.local else 0
+        recent = self.outside.wall() * 1e9 - changed < COARSE
+        found = 0
+        if everything or not spool.local or changed != self._listed:
+            names = spool.names()
+            here = set(names)
+            for name in [name for name in backlog.names() if name not in here]:
+                backlog.forget(name)
+            self._unseen = deque(name for name in names if everything or name not in backlog)
+            found = len(self._unseen)
+            self._listed = 0 if recent else changed
+        for name in backlog.revisit(REVISIT if spool.local else REVISIT_SHARED):
+            self._see(name, now)
+        self.desk.departed = {name: one for name, one in self.desk.departed.items() if now < one[1]}
+        self._see_new(now)
+        self._say_left()
+        self.desk.scanned = True
+        self._schedule(now, found)
+
+    def _schedule(self, begun: float, found: int) -> None:
+        """Decide when the spool is listed next."""
+        now, poll = self.outside.now(), self.outside.settings.poll
+        took = now - begun
+        if poll is not None:
+            pause = poll
+        elif self.outside.spool.local:
+            pause = max(RESCAN, RESCAN_SHARE * took)
+        else:
+            self._idle = POLL if found else min(RESCAN, self._idle * POLL_SLOWER)
+            pause = max(self._idle, POLL_SHARE * took)
+        self.desk.polled = 0.0 if poll is None and self.outside.spool.local else pause
+        self.desk.rescan_at = now + pause
+
+    def _say_left(self) -> None:
+        """Log the entries that are left alone, each once."""
+        left = {
+            name: standing.reason
+            for name, standing in self.desk.backlog.aside()
+            if standing.kind is Kind.LEFT
+        }
+        for name, reason in left.items():
+            if self._told.get(name) != reason and len(self._told) < MOST_SAID:
+                self.outside.log.warning("entry.left", entry=job.shown(name), reason=reason)
+                self._told[name] = reason
+        for name in [name for name in self._told if name not in left]:
+            del self._told[name]

@@ -1,0 +1,98 @@
+"""What a life tells of itself: ``node.json`` and the status line of its service."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+import pmjq
+from pmjq import job, probe, service
+from pmjq.node import Life
+from pmjq.plan import Intent
+
+if TYPE_CHECKING:
+    from pmjq.gates import Limits
+    from pmjq.node import Machine
+    from pmjq.turn import Turn
+
+EVERY = 5.0
+"""Seconds between two writings at least, and twelve times that at most."""
+
+MOST_ASIDE = 100
+"""How many entries that are not queued node.json names."""
+
+BEGAN = time.time()
+
+
+class Publisher:
+    """Writes what one life sees and why it does not start more."""
+
+    def __init__(self, turn: Turn, limits: Limits, machine: Machine) -> None:
+        """Nothing is published yet."""
+        self.turn = turn
+        self.limits = limits
+        self.machine = machine
+        self._published = -1e9
+        self._last: tuple[object, ...] = ()
+
+    def publish(self, *, force: bool = False) -> None:
+        """Write node.json if it would say something new, now and then."""
+        now, turn = time.monotonic(), self.turn
+        if not force and now - self._published < EVERY:
+            return
+        verdict, desk = turn.verdict, turn.desk
+        running, queued, aside = desk.executing(), len(turn.backlog), self._aside()
+        said = (
+            *(verdict.open, verdict.reason, running, queued, str(turn.intent)),
+            *(len(desk.filing), aside, desk.outage),
+        )
+        if not force and said == self._last and now - self._published < 12 * EVERY:
+            return
+        self._published, self._last = now, said
+        with contextlib.suppress(OSError):
+            turn.spool.publish(self._life(aside))
+        gate = "open" if verdict.open else f"closed: {verdict.reason}"
+        service.notify(STATUS=f"{running} running, {queued} queued, gate {gate}")
+
+    def _aside(self) -> dict[str, str]:
+        """Return what does not run or is not filed, with the reasons; the first hundred."""
+        turn = self.turn
+        aside = dict(turn.filing.reasons())
+        for name, standing in turn.backlog.aside():
+            if len(aside) >= MOST_ASIDE:
+                break
+            aside[job.shown(name)] = standing.reason
+        return aside
+
+    def _life(self, aside: dict[str, str]) -> Life:
+        turn, limits, me = self.turn, self.limits, self.machine
+        settings, desk = turn.outside.settings, turn.desk
+        return Life(
+            name=settings.node,
+            token=turn.spool.token,
+            machine=me.machine,
+            boot=me.boot,
+            space=me.space,
+            pid=me.pid,
+            start=me.start,
+            host=me.host,
+            version=pmjq.__version__,
+            began=job.moment(BEGAN),
+            at=job.moment(time.time()),
+            limit=limits.load,
+            slots=limits.slots,
+            load=probe.reading().load,
+            running=desk.executing(),
+            queued=len(turn.backlog),
+            gate="open" if turn.verdict.open else "closed",
+            reason=turn.verdict.reason,
+            stopping="" if turn.intent is Intent.RUN else str(turn.intent),
+            aside=aside,
+            unfiled=len(desk.filing),
+            lease=settings.lease,
+            won=desk.won,
+            contended=desk.contended,
+            polled=round(desk.polled, 3),
+            outage=desk.outage,
+        )
