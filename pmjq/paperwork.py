@@ -9,6 +9,7 @@ An outcome is durable once its event is; a record that is torn is written again 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import re
@@ -285,11 +286,12 @@ class Paperwork(Tree):
         return None
 
     def clear_tmp(self) -> None:
-        """Remove what this life left under construction."""
+        """Remove what this life left under construction; what cannot be removed stays."""
         spare = {path.rpartition("/")[2] for path in self._spares}
         for name in self.disk.names(self._tmp):
             if name.startswith(f"{self.token}.") and name not in spare:
-                self.remove(f"{self._tmp}/{name}")
+                with contextlib.suppress(OSError):
+                    self.remove(f"{self._tmp}/{name}")
 
 
 def executable_name(name: str) -> str:

@@ -35,6 +35,7 @@ from pmjq.disk import GONE, Disk
 from pmjq.filing import Filing
 from pmjq.gates import Limits
 from pmjq.job import Usage, moment
+from pmjq.late import Late
 from pmjq.node import Life, Machine, Reading
 from pmjq.outside import Outside, Settings
 from pmjq.process import Ended, Key, Order, Report, Started, Unkept, Unstarted, Vanished
@@ -1081,6 +1082,7 @@ class Daemon:
         self.disk = Faulty(world.disk, self.faults)
         self.log = Lines()
         self.spins = False
+        self.silent = 0.0
         self.processes = FakeProcesses(world)
         pid = self.processes.daemon
         me = Machine("machine", world.boot, "space", pid, pid * 100)
@@ -1102,15 +1104,18 @@ class Daemon:
         archive = Archive(spool, place.archive, place.errors)
         rules = Rules(place.uids)
         settings = Settings(place.node, me, Limits(slots=place.slots), rules)
+        filing = Filing(archive, log, now)
+        filing.late = Late(spool, place.node, log, world.clock.wall)
         outside = Outside(
             settings,
             spool,
-            Filing(archive, log, now),
+            filing,
             self.processes,
             log,
             now,
             world.clock.wall,
             reading,
+            silent=lambda: self.silent,
         )
         turn = Turn(outside)
         self._publish(turn, me)

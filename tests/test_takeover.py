@@ -1,0 +1,291 @@
+"""Two nodes on one spool: one dies or is cut off, the other takes over, each job once."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from doubles import Clock, Daemon, Faults, How, MemDisk, Place, Script, World
+from pmjq.job import Record, Status
+from pmjq.lease import CLAIMING, LEASE
+from pmjq.plan import Run
+from pmjq.spool import BURIALS, Spool
+from pmjq.state import State
+from values import attempt
+
+ROOT = "/srv/spool"
+OWN = f"{ROOT}/.pmjq"
+ARCHIVE = "/srv/archive"
+PROGRAM = b"#!/bin/sh\n:\n"
+RESTARTABLE = b"#!/bin/sh\n#PMJQ restartable\n:\n"
+A, B = Place(node="a"), Place(node="b")
+
+
+def machine(**seconds: float) -> World:
+    """Return a machine with jobs submitted; those whose name begins with r are restartable."""
+    disk = MemDisk(Clock())
+    disk.tree(ROOT)
+    world = World(disk)
+    for name, length in seconds.items():
+        world.scripts[name] = Script(length)
+        disk.put(f"{ROOT}/.{name}.tmp", RESTARTABLE if name.startswith("r") else PROGRAM)
+        disk.rename(f"{ROOT}/.{name}.tmp", f"{ROOT}/{name}")
+        disk.clock.advance(1)
+    disk.clock.advance(60)
+    return world
+
+
+def records(world: World) -> dict[str, Record]:
+    """Return the records in the archive by the job's name, of which there is one each."""
+    disk = world.disk
+    names = [name for name in disk.names(ARCHIVE) if name.endswith(".json")]
+    found = [
+        msgspec.json.decode(disk.read(f"{ARCHIVE}/{name}") or b"", type=Record) for name in names
+    ]
+    assert len({record.name for record in found}) == len(found)
+    return {record.name: record for record in found}
+
+
+def dead(world: World, running: int = 1) -> None:
+    """Have node a start jobs and die; its keeper and the jobs go on."""
+    first = Daemon(world, replace(A, slots=running))
+    assert first.run(lambda: len(first.turn.desk.running) == running, within=20.0)
+    first.stop()
+
+
+def test_job_of_a_dead_node_is_lost_after_its_lease() -> None:
+    """The reason names the node and the time; the record is its node's."""
+    world = machine(job=1e6)
+    dead(world)
+    second = Daemon(world, B)
+    second.run(lambda: False, within=LEASE - 20)
+    assert records(world) == {}
+    assert second.run(lambda: bool(records(world)), within=60.0)
+    record = records(world)["job"]
+    assert (record.state, record.node, record.late) == (State.LOST, "a", False)
+    assert "node a was silent for 120 s until 20" in record.reason
+    assert world.executions == {"job": 1}
+    assert second.log.events().count("node.silent") == 1
+    assert len(world.disk.names(f"{OWN}/node")) == 1
+
+
+def test_restartable_job_of_a_dead_node_runs_again() -> None:
+    """It goes back to the queue, and runs here."""
+    world = machine(rjob=200.0)
+    dead(world)
+    second = Daemon(world, B)
+    assert second.run(lambda: bool(records(world)), within=1000.0)
+    record = records(world)["rjob"]
+    assert (record.state, record.node) == (State.DONE, "b")
+    assert world.executions == {"rjob": 2}
+
+
+def test_job_that_ended_before_its_node_was_given_up_has_its_outcome() -> None:
+    """The status tells how it ended."""
+    world = machine(job=30.0)
+    dead(world)
+    second = Daemon(world, B)
+    assert second.run(lambda: bool(records(world)), within=300.0)
+    record = records(world)["job"]
+    assert (record.state, record.node, record.exit_code) == (State.DONE, "a", 0)
+
+
+def test_record_of_a_lost_job_is_completed_when_it_ends() -> None:
+    """It stays lost, and says how it ended and that this came late."""
+    world = machine(job=300.0)
+    dead(world)
+    second = Daemon(world, B)
+    assert second.run(lambda: bool(records(world)), within=200.0)
+    lost = records(world)["job"]
+    assert second.run(lambda: records(world)["job"].late, within=600.0)
+    late = records(world)["job"]
+    assert (late.state, late.exit_code, late.stem) == (State.LOST, 0, lost.stem)
+    assert late.reason == f"{lost.reason}; it has ended since then"
+    assert second.log.events().count("job.ended_late") == 1
+    assert world.disk.names(f"{OWN}/job") == []
+
+
+def test_completion_is_taken_up_by_the_next_life() -> None:
+    """The daemon that recorded the loss may be another process when the job ends."""
+    world = machine(job=300.0)
+    dead(world)
+    second = Daemon(world, B)
+    assert second.run(lambda: bool(records(world)), within=200.0)
+    second.stop()
+    third = Daemon(world, B)
+    assert third.run(lambda: records(world)["job"].late, within=600.0)
+    assert world.disk.names(f"{OWN}/job") == []
+
+
+def test_completion_keeps_what_a_later_version_wrote() -> None:
+    """Unknown fields stay."""
+    world = machine(job=300.0)
+    dead(world)
+    second = Daemon(world, B)
+    assert second.run(lambda: bool(records(world)), within=200.0)
+    path = f"{ARCHIVE}/{records(world)['job'].stem}.json"
+    text = msgspec.json.decode(world.disk.read(path) or b"") | {"new": [1]}
+    world.disk.write(path, msgspec.json.encode(text))
+    assert second.run(lambda: records(world)["job"].late, within=600.0)
+    assert msgspec.json.decode(world.disk.read(path) or b"")["new"] == [1]
+
+
+def test_what_a_dead_node_did_not_file_is_filed_once() -> None:
+    """An ended job is taken by one node before that files it."""
+    world = machine(job=1.0)
+    away = Faults(matching=lambda name, paths: name == "rename" and paths[0].endswith("out.1"))
+    away.error, away.lasting = errno.EIO, True
+    first = Daemon(world, A, Faults(1, How.FAIL, errno.EIO, True, away.matching))  # noqa: FBT003
+    assert first.run(lambda: bool(first.turn.desk.filing), within=20.0)
+    first.stop()
+    second, third = Daemon(world, B), Daemon(world, replace(B, node="c"))
+    for _ in range(400):
+        second.run(lambda: True)
+        third.run(lambda: True)
+        beat(world, second, third)
+        world.advance(1.0)
+    assert records(world)["job"].state is State.DONE
+    assert world.disk.names(f"{OWN}/ended") == world.disk.names(f"{OWN}/job") == []
+    assert world.executions == {"job": 1}
+
+
+def beat(world: World, *daemons: Daemon) -> None:
+    """Have living nodes beat."""
+    for daemon in daemons:
+        path = daemon.turn.spool.beat_path()
+        world.disk.write_at(path, 0, f"{world.clock.now():020.0f}\n".encode())
+
+
+def test_two_nodes_that_beat_leave_each_other_alone() -> None:
+    """However long a job runs."""
+    world = machine(one=2000.0, two=2000.0)
+    first, second = Daemon(world, A), Daemon(world, B)
+    for _ in range(60):
+        first.run(lambda: True)
+        second.run(lambda: True)
+        beat(world, first, second)
+        world.advance(15.0)
+    assert world.executions == {"one": 1, "two": 1}
+    assert records(world) == {}
+    assert first.turn.desk.living == [second.turn.spool.token]
+
+
+@pytest.mark.parametrize("silent", [CLAIMING * LEASE, 9 * LEASE])
+def test_node_that_is_cut_off_claims_nothing(silent: float) -> None:
+    """Others will take it for dead; the gate says why nothing starts."""
+    world = machine(job=1.0)
+    only = Daemon(world, A)
+    only.silent = silent
+    only.run(lambda: False, within=30.0)
+    assert world.executions == {}
+    assert world.disk.inode(f"{ROOT}/job") is not None
+    assert "heartbeat has not got through" in only.turn.verdict.reason
+    only.silent = 0.0
+    assert only.run(lambda: bool(records(world)), within=60.0)
+
+
+def test_job_silenced_by_a_cut_off_returns() -> None:
+    """A restartable job that was stopped in a cut-off is run again when that is over."""
+    world = machine(rjob=100.0)
+    only = Daemon(world, A)
+    assert only.run(lambda: bool(only.turn.desk.running), within=20.0)
+    (job_id,) = only.turn.desk.running
+    only.turn.desk.silence({job_id})
+    only.processes.signal({job_id: 0}, 15)
+    assert only.run(lambda: bool(records(world)), within=300.0)
+    assert records(world)["rjob"].state is State.DONE
+    assert world.executions == {"rjob": 2}
+
+
+def test_new_life_stops_what_may_run_again_elsewhere() -> None:
+    """What it lost keeps its slot till it ends; the restartable ones are told to."""
+    world = machine(rjob=1e6, job=1e6, third=1.0)
+    old = Daemon(world, replace(A, slots=2))
+    assert old.run(lambda: len(old.turn.desk.running) == 2, within=20.0)
+    runs = {run.attempt.name: run for run in old.turn.desk.running.values()}
+    new = Daemon(world, replace(A, slots=2, node="new"))
+    new.turn.desk.inherit(old.turn.desk, world.clock.now())
+    new.processes.adopt(("x", 1), runs["job"].pid, runs["job"].pid * 100)
+    new.run(lambda: bool(new.processes.signals), within=10.0)
+    assert new.processes.signals[0] == (15, {runs["rjob"].attempt.id: runs["rjob"].pid})
+    assert set(new.turn.desk.strays) == {run.attempt.id for run in runs.values()}
+    assert new.turn.desk.busy() >= 2
+
+
+def test_strays_are_forgotten_when_they_end() -> None:
+    """And leave no other trace."""
+    world = machine()
+    daemon = Daemon(world, A)
+    desk = daemon.turn.desk
+    stray = Run(attempt(id="s"), 7, 0.0, 0.0)
+    desk.strays["s"] = stray
+    assert desk.busy() == 1
+    desk.ended("s", Status(code=0), 1.0)
+    assert (desk.busy(), desk.over, desk.doubts) == (0, {}, {})
+    desk.strays["s"] = stray
+    desk.doubt("s", 1.0)
+    assert (desk.busy(), desk.over, desk.doubts) == (0, {}, {})
+
+
+# -- burials
+
+
+def spool_of(disk: MemDisk, token: str) -> Spool:
+    """Return the spool as a life sees it that has begun."""
+    spool = Spool(disk, ROOT, token)
+    spool.prepare("0b0e7d1e-0000-4000-8000-000000000000")
+    spool.begin()
+    return spool
+
+
+class Claiming(MemDisk):
+    """A disk on which a life that is being buried goes on claiming."""
+
+    def __init__(self, clock: Clock, more: int) -> None:
+        super().__init__(clock)
+        self.more = more
+
+    def rmdir(self, path: str) -> bool:
+        if path.endswith("/run") and self.more:
+            self.more -= 1
+            self.put(f"{path}/late{self.more}", PROGRAM)
+        return super().rmdir(path)
+
+
+def test_claims_that_come_while_a_life_is_buried_are_taken_over() -> None:
+    """Nothing that is in run/ is removed with it."""
+    disk = Claiming(Clock(), 3)
+    disk.tree(ROOT)
+    mine, theirs = spool_of(disk, "b.boot.1"), spool_of(disk, "a.boot.1")
+    disk.put(f"{OWN}/node/{theirs.token}/run/first", PROGRAM)
+    assert mine.bury(theirs.token) == ["first", "late2", "late1", "late0"]
+    assert sorted(mine.running()) == ["first", "late0", "late1", "late2"]
+    assert disk.names(f"{OWN}/node") == [mine.token]
+
+
+def test_life_that_does_not_stop_claiming_is_not_removed() -> None:
+    """It is buried later; what it had is taken over by then."""
+    disk = Claiming(Clock(), 10**6)
+    disk.tree(ROOT)
+    mine, theirs = spool_of(disk, "b.boot.1"), spool_of(disk, "a.boot.1")
+    with pytest.raises(OSError, match="jobs still come into it"):
+        mine.bury(theirs.token)
+    assert len(mine.running()) == BURIALS - 1
+    assert len(theirs.running()) == 1
+
+
+def test_burial_that_fails_is_tried_again() -> None:
+    """It hides no other work, and what was taken over by then is not lost."""
+    world = machine(job=1e6, other=1.0)
+    dead(world)
+    failing = Faults(1, How.FAIL, errno.EACCES, True, lambda name, _: name == "rmdir")  # noqa: FBT003
+    second = Daemon(world, B, failing)
+    assert second.run(lambda: "burial.failed" in second.log.events(), within=300.0)
+    assert second.run(lambda: set(records(world)) == {"job", "other"}, within=300.0)
+    failing.lift()
+    assert second.run(lambda: len(world.disk.names(f"{OWN}/node")) == 1, within=300.0)
+    assert records(world)["job"].state is State.LOST
+    assert second.log.events().count("burial.works_again") == 1
