@@ -31,6 +31,9 @@ MOST_AHEAD = 32
 SOON = 0.001
 """Seconds until work goes on that was interrupted for other work."""
 
+HESITATION = 0.1
+"""Seconds until entries are looked at again that other nodes come before with."""
+
 REMAINS_PAUSE = 0.1
 """Seconds between two looks for what is left of jobs that were told to stop."""
 
@@ -80,6 +83,7 @@ class Desk:
         self.won = self.contended = 0
         self.departed: dict[str, tuple[int, float]] = {}
         self.unseen = 0
+        self.hesitates = False
         self.polled = 0.0
         self.outage = ""
         self.strays: dict[str, Run] = {}
@@ -311,6 +315,8 @@ class Desk:
             times.append(now + REMAINS_PAUSE)
         if self.unseen:
             times.append(now + SOON)
+        if self.hesitates:
+            times.append(now + HESITATION)
         times += [(run.told or now) + max(grace, plan.SHORTEST_GRACE) for run in self.unwanted()]
         return times
 

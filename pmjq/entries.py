@@ -48,6 +48,15 @@ REVISIT = 500
 REVISIT_SHARED = 20
 """The same on a shared file system, where a look costs a round trip."""
 
+WINDOW = 64
+"""How many entries of the head of the queue per living node are looked through for this node's."""
+
+HESITATION = 0.1
+"""Seconds that each node before this one gets for an entry that is dealt to it."""
+
+HESITATION_SHARED = 0.5
+"""The same on a shared file system, which each node lists at a time of its own."""
+
 PRESENT_FOR = 0.5
 """Seconds for which a shared spool that was there is taken to be there."""
 
@@ -77,6 +86,7 @@ class Entries:
         self._idle = POLL
         self._unseen: deque[str] = deque()
         self._told: dict[str, str] = {}
+        self._hesitating: dict[str, float] = {}
 
     def present(self) -> bool:
         """Tell whether the spool is there, and say so when that changes."""
@@ -137,17 +147,41 @@ class Entries:
 
     def _take(self, found: list[Candidate], wanted: int, now: float) -> None:
         """Add to what was found the entries that are next for this node."""
-        backlog, living = self.desk.backlog, self.desk.living
-        token = self.outside.spool.token
-        nodes, rank = 1 + len(living), sum(other < token for other in living)
-        while wanted > 0 and (names := backlog.take(wanted * nodes)):
-            for name in share.dealt(names, rank, nodes) if nodes > 1 else names:
+        backlog = self.desk.backlog
+        self.desk.hesitates = False
+        left: list[str] = []
+        nodes = 1 + len(self.desk.living)
+        looked = 0
+        while wanted > 0 and looked < WINDOW * nodes and (names := backlog.take(wanted * nodes)):
+            looked += len(names)
+            mine = self._mine(names, nodes, now) if nodes > 1 else names
+            left += set(names).difference(mine)
+            for name in mine:
                 candidate = self._candidate(name, now) if wanted > 0 else None
                 if candidate is not None:
                     found.append(candidate)
                     wanted -= 1
                 elif wanted <= 0:
-                    backlog.put_back(name)
+                    left.append(name)
+        for name in left:
+            backlog.put_back(name)
+        if nodes > 1 and looked:
+            self._hesitating = {name: self._hesitating.get(name, now) for name in left}
+            self.desk.hesitates = bool(self._hesitating) and wanted > 0
+
+    def _mine(self, names: list[str], nodes: int, now: float) -> list[str]:
+        """Return the entries that this node may take now, its own first."""
+        token, since = self.outside.spool.token, self._hesitating
+        rank = sum(other < token for other in self.desk.living)
+        pause = HESITATION if self.outside.spool.local else HESITATION_SHARED
+        own, others = [], []
+        for name in names:
+            away = share.distance(name, rank, nodes)
+            if away == 0:
+                own.append(name)
+            elif now - since.get(name, now) >= away * pause:
+                others.append(name)
+        return [*own, *others]
 
     def _candidate(self, name: str, now: float) -> Candidate | None:
         """Open and examine an entry at the head of the queue.

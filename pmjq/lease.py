@@ -31,6 +31,9 @@ SHORTEST = 1.0
 BEATS = 8
 """Beats in a lease."""
 
+HURRY = 1.0
+"""Seconds between two looks at the lives at least, however many claims are lost."""
+
 WIDTH = 20
 """Digits of the counter: fixed, so that a beat rewritten in place never changes its length."""
 
@@ -126,7 +129,6 @@ class _Heard:
     beat: bytes | None
     at: float
     silent: float = 0.0
-    changed: bool = False
 
 
 class Silence:
@@ -143,7 +145,7 @@ class Silence:
         self._spool = spool
         self._every = lease / BEATS
         self._heard: dict[str, _Heard] = {}
-        self._next = 0.0
+        self._next = self._looked = 0.0
 
     def dead(self, now: float, own: float = 0.0) -> list[str]:
         """Return the lives whose beat has stood still for their lease, again at every look.
@@ -154,6 +156,7 @@ class Silence:
         if now < self._next:
             return []
         self._next = now + self._every
+        self._looked = now
         tokens = set(self._spool.tokens()) - {self._spool.token}
         self._heard = {token: one for token, one in self._heard.items() if token in tokens}
         for token in sorted(tokens):
@@ -164,13 +167,13 @@ class Silence:
                 continue
         return [token for token, one in self._heard.items() if one.silent >= one.lease]
 
+    def hurry(self, now: float) -> None:
+        """Look at the lives again soon: somebody seems to be there who was not."""
+        self._next = min(self._next, max(now, self._looked + HURRY))
+
     def living(self) -> list[str]:
-        """Return the lives that have been heard to beat and have not fallen silent since."""
-        return [
-            token
-            for token, one in sorted(self._heard.items())
-            if one.changed and one.silent < one.lease / 2
-        ]
+        """Return the lives that have not been silent for long; a new one is taken to live."""
+        return [token for token, one in sorted(self._heard.items()) if one.silent < one.lease / 2]
 
     def forget(self, token: str) -> None:
         """Forget a life that is buried."""
@@ -187,7 +190,7 @@ class Silence:
             self._heard[token] = _Heard(max(life.lease, SHORTEST) if life else LEASE, beat, now)
             return
         if beat != one.beat:
-            one.beat, one.silent, one.changed = beat, 0.0, True
+            one.beat, one.silent = beat, 0.0
         elif counts:
             one.silent += min(now - one.at, 2 * self._every)
         one.at = now

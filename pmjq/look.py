@@ -35,6 +35,9 @@ STATUS_PAUSE = 0.05
 STATUS_PATIENCE = 2.0
 """Seconds for a keeper to write the pid of what it started, or for its child to become the job."""
 
+CUT_OFF_PAUSE = 1.0
+"""Seconds until it is looked whether the own heartbeat gets through again."""
+
 UNREAD = Reading(load=0.0, runnable=1, cpus=1)
 """Stands for a look at the machine where no gate asks for one."""
 
@@ -73,6 +76,8 @@ class Look:
         ahead = desk.ahead(now) if replace and not desk.recalled else 0
         waiting = (*desk.line.values(), *desk.claimed.values())
         wanted = plan.wanted(room + desk.allowed(), ahead, waiting)
+        # Who is cut off changes nothing: it may have been buried, and be about to find that out.
+        earliest = now + CUT_OFF_PAUSE if self._cut_off() else 0.0
         pauses = outside.pauses
         return View(
             now=now,
@@ -90,13 +95,13 @@ class Look:
             claimed=tuple(desk.claimed.values()),
             returning=tuple(desk.returning.values()),
             over=tuple(desk.over.values()),
-            filing=outside.filing.due(desk.filing.values(), now),
+            filing=() if earliest else outside.filing.due(desk.filing.values(), now),
             running=desk.stopping() if desk.intent is Intent.KILL else (),
             unwanted=desk.unwanted(),
-            claim_after=pauses.until("claim"),
-            start_after=pauses.until("start"),
-            end_after=pauses.until("end"),
-            return_after=pauses.until("return"),
+            claim_after=max(earliest, pauses.until("claim")),
+            start_after=max(earliest, pauses.until("start")),
+            end_after=max(earliest, pauses.until("end")),
+            return_after=max(earliest, pauses.until("return")),
         )
 
     def _room(self, now: float) -> int:
@@ -109,7 +114,7 @@ class Look:
         if desk.intent is not Intent.RUN:
             return 0
         silent, lease = outside.silent(), outside.settings.lease
-        if silent >= CLAIMING * lease:
+        if self._cut_off():
             desk.verdict = Verdict(
                 open=False,
                 reason=f"heartbeat has not got through for {silent:.0f} s (lease {lease:g} s)",
@@ -128,9 +133,13 @@ class Look:
         desk, limits = self.desk, self.outside.settings.limits
         if desk.intent is not Intent.RUN or not desk.busy():
             return False
-        if self.outside.silent() >= CLAIMING * self.outside.settings.lease:
+        if self._cut_off():
             return False
         return gates.verdict(limits, self._reading, desk.forecast, desk.busy() - 1, now).open
+
+    def _cut_off(self) -> bool:
+        """Tell whether this life's beat has not got through for so long that others may notice."""
+        return self.outside.silent() >= CLAIMING * self.outside.settings.lease
 
     # -- the processes
 

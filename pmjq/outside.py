@@ -89,6 +89,7 @@ class Settings:
 class _Pause:
     until: float = 0.0
     length: float = 0.0
+    reason: str = ""
     said: str = ""
 
 
@@ -118,15 +119,20 @@ class Pauses:
         pause = self._by_name.setdefault(name, _Pause())
         pause.length = min(LONGEST_PAUSE, pause.length * 2 or FIRST_PAUSE)
         pause.until = self._now() + pause.length
+        pause.reason = error.strerror or str(error)
         kind = str(error.errno or error)
         if kind != pause.said:
             pause.said = kind
             self._log.error(
                 f"{name}.failed",
-                reason=error.strerror or str(error),
+                reason=pause.reason,
                 path=job.shown(str(error.filename or "")),
                 again_in=pause.length,
             )
+
+    def reasons(self) -> str:
+        """Return what fails at present, and why."""
+        return "; ".join(f"{name}: {pause.reason}" for name, pause in self._by_name.items())
 
     def worked(self, name: str) -> None:
         """Take note of a success."""

@@ -45,7 +45,7 @@ class Publisher:
         running, queued, aside = desk.executing(), len(turn.backlog), self._aside()
         said = (
             *(verdict.open, verdict.reason, running, queued, str(turn.intent)),
-            *(len(desk.filing), aside, desk.outage),
+            *(len(desk.filing), aside, self._outage(), desk.won, desk.contended),
         )
         if not force and said == self._last and now - self._published < 12 * EVERY:
             return
@@ -54,6 +54,13 @@ class Publisher:
             turn.spool.publish(self._life(aside))
         gate = "open" if verdict.open else f"closed: {verdict.reason}"
         service.notify(STATUS=f"{running} running, {queued} queued, gate {gate}")
+
+    def _outage(self) -> str:
+        """Return what is wrong with the spool."""
+        desk = self.turn.desk
+        if desk.outage:
+            return f"the spool {desk.outage}"
+        return self.turn.outside.pauses.reasons()
 
     def _aside(self) -> dict[str, str]:
         """Return what does not run or is not filed, with the reasons; the first hundred."""
@@ -94,5 +101,5 @@ class Publisher:
             won=desk.won,
             contended=desk.contended,
             polled=round(desk.polled, 3),
-            outage=desk.outage,
+            outage=self._outage(),
         )

@@ -43,6 +43,7 @@ class Turn:
         self.desk = Desk(outside.settings.rules)
         self._silence = Silence(outside.spool, outside.settings.lease)
         self._given_up: set[str] = set()
+        self._contended = 0
         self._look = Look(outside, self.desk)
         self._act = Act(outside, self.desk)
 
@@ -138,6 +139,9 @@ class Turn:
         """Take up the jobs of lives that have fallen silent, whose nodes ever they are."""
         outside = self.outside
         now, silence = outside.now(), self._silence
+        if self.desk.contended != self._contended:
+            self._contended = self.desk.contended
+            silence.hurry(now)
         dead = silence.dead(now, outside.silent())
         self.desk.living = silence.living()
         for token in dead:

@@ -84,6 +84,7 @@ class Live:
     """A daemon that may be started, killed and started again on one spool.
 
     ``root`` is made if it is missing; ended jobs go to ``ROOT/archive`` unless the options say -o.
+    ``spool``: one that several daemons share, instead of ``ROOT/spool``.
     """
 
     def __init__(
@@ -92,9 +93,10 @@ class Live:
         *options: str,
         environment: Mapping[str, str] | None = None,
         before: Sequence[str] = (),
+        spool: Path | None = None,
     ) -> None:
         self.root = root
-        self.spool = root / "spool"
+        self.spool = spool or root / "spool"
         self.archive = root / "archive"
         self.errors: Path | None = None
         self.log = root / "daemon.log"
@@ -115,6 +117,7 @@ class Live:
         self.process: subprocess.Popen[bytes] | None = None
         self._seen: dict[str, Filed] = {}
         self._dropped = 0
+        self._offset = 0
 
     def __enter__(self) -> Self:
         return self.start()
@@ -131,21 +134,21 @@ class Live:
 
     def start(self, *, ready: bool = True, stdin: int = subprocess.DEVNULL) -> Self:
         """Start a daemon; ``ready``: wait until it serves the spool."""
-        size = self.log.stat().st_size if self.log.exists() else 0
+        self._offset = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command, stdin=stdin, stderr=log, cwd="/", env=self.environment
             )
         if ready:
-            self.wait_ready(size)
+            self.wait_ready()
         return self
 
-    def wait_ready(self, offset: int = 0) -> None:
-        """Wait until the daemon that logs from ``offset`` on serves the spool."""
-        eventually(lambda: self._started(offset), within=30, what="the daemon is ready")
+    def wait_ready(self) -> None:
+        """Wait until the daemon that was started last serves the spool."""
+        eventually(self._started, within=30, what="the daemon is ready")
 
-    def _started(self, offset: int) -> bool:
-        told = self.log.read_bytes()[offset:]
+    def _started(self) -> bool:
+        told = self.log.read_bytes()[self._offset :]
         if self.process is not None and self.process.poll() is not None:
             raise AssertionError(f"exit {self.process.returncode}: {told.decode()}")
         return b'"daemon.started"' in told

@@ -313,6 +313,8 @@ class Soak:
             case "full":
                 archive.full()
             case "away":
+                # Nor while one is on its way: it would make the archive anew.
+                live.wait_ready()
                 archive.away()
         self.counts[kind] += 1
         if kind in {"full", "away"}:

@@ -54,13 +54,11 @@ class Load:
         if self.chance.random() < 0.25:
             _pass(self.chance.uniform(0.0, 0.5))
         else:
-            self.live.wait_ready(self.offset)
+            self.live.wait_ready()
             _pass(self.chance.choice([0.005, 0.02, 0.1, 0.3]) * self.chance.random())
 
     def life(self) -> None:
         """Start a daemon, give it jobs, kill it."""
-        log = self.live.log
-        self.offset = log.stat().st_size if log.exists() else 0
         self.live.start(ready=False)
         self.drop(JOBS_IN_A_LIFE)
         self.wait_at_random()

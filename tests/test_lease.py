@@ -290,23 +290,36 @@ def test_each_life_is_judged_alone() -> None:
         for token in silence.dead(count * BEAT):
             dead.setdefault(token, count)
     assert dead == {"a": BEATS}
-    assert silence.living() == ["b"]
+    assert silence.living() == ["b", "c"]
 
 
-def test_living_are_those_that_were_heard() -> None:
-    """Not those that were only seen, nor those that have been still for a good while."""
-    lives = Lives(b=b"1", a=b"1", still=b"1")
+def test_living_are_those_that_have_not_been_silent_for_long() -> None:
+    """A life that was only seen is taken to live; one that is still for half its lease is not."""
+    lives = Lives(b=b"1", a=b"1")
     silence = Silence(lives)
+    assert silence.living() == []
     assert silence.dead(0.0) == []
-    assert silence.living() == []
-    lives.beats |= {"a": b"2", "b": b"2"}
-    assert silence.dead(BEAT) == []
     assert silence.living() == ["a", "b"]
-    lives.beats["b"] = b"3"
-    beats_until(silence, 2 * BEAT, LEASE)
-    assert silence.living() == []
+    for count in range(1, BEATS):
+        lives.beats["b"] = b"%d" % count
+        silence.dead(count * BEAT)
+    assert silence.living() == ["b"]
     assert silence.lease("a") == LEASE
     assert silence.lease("unknown") == LEASE
+
+
+def test_hurry() -> None:
+    """After a lost claim the lives are looked at again, once a second at most."""
+    lives = Lives(a=b"1")
+    silence = Silence(lives)
+    looks = 0
+    for count in range(400):
+        now = 100.0 + count / 100
+        silence.hurry(now)
+        before = lives.listings
+        silence.dead(now)
+        looks += lives.listings - before
+    assert looks == 4
 
 
 def test_beats_are_read_once_in_a_beat() -> None:

@@ -289,3 +289,51 @@ def test_burial_that_fails_is_tried_again() -> None:
     assert second.run(lambda: len(world.disk.names(f"{OWN}/node")) == 1, within=300.0)
     assert records(world)["job"].state is State.LOST
     assert second.log.events().count("burial.works_again") == 1
+
+
+def test_node_that_is_cut_off_publishes_nothing() -> None:
+    """It may be buried already: an outcome is kept until its beat gets through again."""
+    world = machine(job=5.0)
+    only = Daemon(world, A)
+    assert only.run(lambda: bool(only.turn.desk.running), within=20.0)
+    only.silent = 2 * LEASE
+    assert not only.run(lambda: False, within=60.0)
+    assert not only.spins
+    assert records(world) == {}
+    assert [over.state for over in only.turn.desk.over.values()] == [State.DONE]
+    events = world.disk.read(f"{OWN}/events/{only.turn.spool.token}.jsonl") or b""
+    assert b"job.ended" not in events
+    only.silent = 0.0
+    assert only.run(lambda: bool(records(world)), within=60.0)
+
+
+# -- contention
+
+
+def test_entries_are_dealt_out() -> None:
+    """Nodes that look at one queue at once claim different jobs, and all of them have some."""
+    world = machine(**{f"job{number:02}": 50.0 for number in range(12)})
+    nodes = [Daemon(world, Place(node=name, slots=2)) for name in "abc"]
+    for _ in range(400):
+        for node in nodes:
+            node.run(lambda: True)
+        beat(world, *nodes)
+        world.advance(0.5)
+    assert len(records(world)) == 12
+    assert all(world.executions[name] == 1 for name in world.executions)
+    assert {record.node for record in records(world).values()} == set("abc")
+    lost = sum(node.turn.desk.contended for node in nodes)
+    assert lost <= 2
+
+
+def test_entry_of_a_full_node_is_taken_by_another() -> None:
+    """After that node has had its chance."""
+    world = machine(**{f"job{number:02}": 1.0 for number in range(12)})
+    full = Daemon(world, Place(node="a", slots=0))
+    only = Daemon(world, Place(node="b", slots=2))
+    for _ in range(200):
+        full.run(lambda: True)
+        only.run(lambda: True)
+        beat(world, full, only)
+        world.advance(0.1)
+    assert len(records(world)) == 12
