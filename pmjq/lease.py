@@ -171,6 +171,10 @@ class Silence:
         """Look at the lives again soon: somebody seems to be there who was not."""
         self._next = min(self._next, max(now, self._looked + HURRY))
 
+    def next(self) -> float | None:
+        """Return when the other lives are to be looked at next, None where there are none."""
+        return self._next if self._heard else None
+
     def living(self) -> list[str]:
         """Return the lives that have not been silent for long; a new one is taken to live."""
         return [token for token, one in sorted(self._heard.items()) if one.silent < one.lease / 2]

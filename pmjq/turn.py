@@ -189,4 +189,7 @@ class Turn:
         ]
         if self.desk.filing:
             times.append(self.filing.next())
+        beats = self._silence.next()
+        if beats is not None:
+            times.append(beats)
         return min((time for time in times if time > looked), default=looked + LONGEST_SLEEP)

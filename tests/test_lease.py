@@ -308,6 +308,17 @@ def test_living_are_those_that_have_not_been_silent_for_long() -> None:
     assert silence.lease("unknown") == LEASE
 
 
+def test_next_look() -> None:
+    """Whoever sleeps between the looks knows until when; alone there is no hurry."""
+    lives = Lives()
+    silence = Silence(lives)
+    silence.dead(1.0)
+    assert silence.next() is None
+    lives.beats["a"] = b"1"
+    silence.dead(1.0 + BEAT)
+    assert silence.next() == 1.0 + 2 * BEAT
+
+
 def test_hurry() -> None:
     """After a lost claim the lives are looked at again, once a second at most."""
     lives = Lives(a=b"1")
