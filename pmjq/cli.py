@@ -50,10 +50,10 @@ VERBS = frozenset(
         "web",
     ]
 )
-"""Words that are verbs when they come first; ``./list`` is a spool of that name.
+"""Words that are verbs when they come first; ``./list`` is a spool of that name."""
 
-None is built yet.
-"""
+BUILT = frozenset(["nodes", "doctor"])
+"""Those that this version has: commands in ``pmjq.verbs``. The others are reserved."""
 
 INTERRUPTED = 130
 
@@ -66,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _verb(words[0], words[1:])
         result = daemon.main(words, prog_name="pmjq", standalone_mode=False)
     except click.ClickException as error:
-        _say(f"{error.format_message()} (see pmjq --help)")
+        context = getattr(error, "ctx", None)
+        _say(f"{error.format_message()} (see {context.command_path if context else 'pmjq'} --help)")
         return UsageError.exit_code
     except click.Abort:
         return INTERRUPTED
@@ -92,16 +93,21 @@ def _say(text: str) -> None:
 
 
 def _verb(verb: str, words: list[str]) -> int:
+    if verb in BUILT:
+        from pmjq import verbs
+
+        command = verbs.COMMANDS[verb]
+        return int(command.main(words, prog_name=f"pmjq {verb}", standalone_mode=False) or 0)
     if {"-h", "--help"} & set(words):
         click.echo(
             f"Usage: pmjq {verb}\n\n"
-            f"  A reserved word: this version of pmjq ({__version__}) is the daemon only.\n"
+            f"  A reserved word: this version of pmjq ({__version__}) does not have it.\n"
             f"  pmjq ./{verb} starts the daemon on a spool of that name."
         )
         return 0
     raise UsageError(
-        f"{verb}: is not in this version ({__version__}), which is the daemon only;"
-        f" pmjq ./{verb} starts it on a spool of that name"
+        f"{verb}: is not in this version ({__version__});"
+        f" pmjq ./{verb} starts the daemon on a spool of that name"
     )
 
 

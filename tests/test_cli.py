@@ -17,7 +17,7 @@ import click
 import pytest
 
 from pmjq import __version__, cli, lock
-from pmjq.cli import VERBS, main
+from pmjq.cli import BUILT, VERBS, main
 from pmjq.daemon import Daemon
 from pmjq.errors import ConfigurationError, UnreachableError
 from pmjq.ready import Rules
@@ -92,7 +92,8 @@ def test_help_needs_nothing_of_the_daemon(tmp_path: Path) -> None:
     """What is answered at the door is answered quickly: nothing heavy is imported."""
     code = (
         "import sys; from pmjq.cli import main\n"
-        "lines = ('--help', '--version', 'list --help', 'list', '--x', '')\n"
+        "lines = ('--help', '--version', 'list --help', 'nodes --help', 'doctor --help',"
+        " 'list', '--x', '')\n"
         "codes = [main(line.split()) for line in lines]\n"
         "heavy = 'anyio asyncio msgspec psutil structlog watchfiles pmjq.daemon'.split()\n"
         "print(codes, sorted({*heavy} & {*sys.modules}))"
@@ -105,7 +106,7 @@ def test_help_needs_nothing_of_the_daemon(tmp_path: Path) -> None:
         cwd=tmp_path,
         timeout=30,
     )
-    assert found.stdout.splitlines()[-1] == "[0, 0, 0, 64, 64, 64] []"
+    assert found.stdout.splitlines()[-1] == "[0, 0, 0, 0, 0, 64, 64, 64] []"
 
 
 def test_help_into_a_pipe_that_closes() -> None:
@@ -137,7 +138,7 @@ def test_verbs_are_those_of_the_product() -> None:
     assert set(words.split()) == VERBS
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS))
+@pytest.mark.parametrize("verb", sorted(VERBS - BUILT))
 def test_verb_is_refused_with_the_way_out(verb: str, capsys: Captured) -> None:
     """A verb that is not built is a wrong command line; no spool of that name is served."""
     assert main([verb, "x"]) == USAGE
@@ -146,7 +147,25 @@ def test_verb_is_refused_with_the_way_out(verb: str, capsys: Captured) -> None:
     assert f"pmjq ./{verb}" in line
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS))
+@pytest.mark.parametrize("verb", sorted(BUILT))
+def test_built_verb_has_help(verb: str, capsys: Captured) -> None:
+    """It tells its options and where more is told, in lines that fit."""
+    assert main([verb, "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert (err, out.startswith(f"Usage: pmjq {verb} [OPTIONS]")) == ("", True)
+    assert [each for each in ("-s SPOOL", "--json", f"man pmjq-{verb}") if each not in out] == []
+    assert max(map(len, out.splitlines())) <= 100
+    assert main([verb, "-h"]) == 0
+    assert capsys.readouterr().out == out
+
+
+def test_built_verb_is_refused_with_its_own_help(capsys: Captured) -> None:
+    """A wrong option of a verb points to the help of that verb."""
+    assert main(["nodes", "--nope"]) == USAGE
+    assert "pmjq nodes --help" in refusal(capsys)
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS - BUILT))
 def test_verb_has_help(verb: str, capsys: Captured) -> None:
     """Each verb tells what it is."""
     assert main([verb, "--help"]) == 0
