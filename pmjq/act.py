@@ -267,15 +267,18 @@ class Act:
 
     def _move_ended(self, overs: list[Over]) -> None:
         """Move jobs whose outcome is durable to the ended ones."""
-        try:
-            for over in overs:
+        failed: OSError | None = None
+        for over in overs:
+            try:
                 self._move_one(self.desk.over[over.attempt.id])
-        except OSError as error:
+            except OSError as error:
+                # One that cannot be moved holds no other up.
+                failed = error
+        if failed is not None:
             self.desk.doubtful = True
-            self.outside.pauses.failed("end", error)
-        else:
-            if overs:
-                self.outside.pauses.worked("end")
+            self.outside.pauses.failed("end", failed)
+        elif overs:
+            self.outside.pauses.worked("end")
 
     def _move_one(self, over: Over) -> None:
         desk, log, record = self.desk, self.outside.log, over.durable

@@ -83,10 +83,10 @@ class Archive:
         stem = job.real_name(record.stem, record.stem_hex)
         return f"{self.destination(record).path}/{stem}"
 
-    def file(self, record: Record) -> None:
+    def file(self, record: Record) -> bool:
         """File an ended job; repeatable after any failure.
 
-        Raises OSError if it cannot be filed yet.
+        False: another node has taken it meanwhile. Raises OSError if it cannot be filed yet.
         """
         spool, home, stem = self.spool, self.destination(record), self.stem(record)
         near = home.device == self._device
@@ -94,7 +94,8 @@ class Archive:
         if spool.left_files(record):
             self._move(spool.work_path(record), f"{stem}.d", near=near)
         self._move(spool.record_path(record), f"{stem}.json", near=near)
-        self._move(spool.ended_path(record), stem, near=near)
+        moved = self._move(spool.ended_path(record), stem, near=near)
+        return moved or self.disk.stat(stem) is not None
 
     def mend(self, record: Record) -> bool:
         """Write the record of an archived job again if a power cut has left none; True if so.
@@ -135,23 +136,23 @@ class Archive:
             raise CannotCreateError(f"{job.shown(path)}: vanished as soon as it was made")
         return stat.st_dev
 
-    def _move(self, source: str, target: str, *, near: bool) -> None:
+    def _move(self, source: str, target: str, *, near: bool) -> bool:
         """Move a file or a tree.
 
-        What has been moved before is not there any more and counts as moved.
+        False: it is not there any more, so it was moved before.
         """
         if near:
             try:
                 self.disk.rename(source, target)
             except OSError as error:
                 if self.disk.stat(source) is None:
-                    return
+                    return False
                 if error.errno != errno.EXDEV:
                     raise
             else:
-                return
+                return True
         if self.disk.stat(source) is None:
-            return
+            return False
         hidden = _hidden(target)
         there = self.disk.stat(target)
         # A directory under its final name is complete, and its source may not be any more.
@@ -160,6 +161,7 @@ class Archive:
             self.disk.rename(hidden, target)
             self.disk.sync(os.path.dirname(target))
         self.spool.remove(source)
+        return True
 
     def _copy(self, source: str, target: str) -> None:
         stat = self.disk.stat(source)

@@ -151,10 +151,15 @@ class Desk:
         return [run for run in list(self.running.values()) if run.attempt.spec.restartable]
 
     def inherit(self, old: Desk, now: float) -> None:
-        """Take note of what still runs of an earlier life of this daemon and is another's now.
+        """Take over what an earlier life of this very daemon knew.
 
-        It takes its slots until it ends.
+        That is how jobs ended that are still ours, and what still runs of those that are another's
+        now: it takes its slots until it ends.
         """
+        for job_id, over in old.over.items():
+            if self.doubts.pop(job_id, None) is not None:
+                self.over[job_id] = over
+        self.silenced = old.silenced
         starting = {each.id: Run(each, 0, 0.0, now) for each in old.starting.values()}
         remains = {job_id: one.run for job_id, one in old.remains.items()}
         for job_id, run in (*starting.items(), *old.running.items(), *remains.items()):

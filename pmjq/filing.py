@@ -102,12 +102,12 @@ class Filing:
             if not self.archive.near(record) and self.wake is not None:
                 self._hand_over(record)
                 return False
-            self.archive.file(record)
+            mine = self.archive.file(record)
         except OSError as error:
             self._failed(record, error)
             return False
         self._worked(record)
-        self._clear(record)
+        self._settle(record, mine=mine)
         return True
 
     def close(self) -> None:
@@ -135,13 +135,20 @@ class Filing:
         while (record := self._queue.get()) is not None:
             error: OSError | None = None
             try:
-                self.archive.file(record)
-                self._clear(record)
+                self._settle(record, mine=self.archive.file(record))
             except OSError as caught:
                 error = caught
             self._done.append((record, error))
             if self.wake is not None:
                 self.wake()
+
+    def _settle(self, record: Record, *, mine: bool) -> None:
+        """Clean up after a filed job; one that another node has taken is that node's."""
+        if mine:
+            self._clear(record)
+            return
+        reason = "another node has taken it over"
+        self.log.warning("job.fenced", job=record.name, id=record.id, reason=reason)
 
     def _clear(self, record: Record) -> None:
         """Remove the paperwork of a filed job; what cannot be removed goes at the next start."""

@@ -243,8 +243,10 @@ class Keeper:
             finally:
                 os.close(fd)
         except OSError as error:
-            # Gone: the job was taken over, or its paperwork is cleared already.
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+            # Gone: the job was taken over, or its paperwork is cleared already. Where the paperwork
+            # of all jobs is gone, the share is not mounted, and will be.
+            gone = error.errno in (errno.ENOENT, errno.ENOTDIR)
+            if not gone or not exists(os.path.dirname(os.path.dirname(status))):
                 self.unwritten.append((status, line))
 
     def report(self) -> None:

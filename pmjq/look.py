@@ -223,9 +223,9 @@ class Look:
         attempt, desk, processes = doubt.attempt, self.desk, self.outside.processes
         before = self.outside.spool.status(attempt)
         # First who may still write it, then the status again: an end in between must be seen.
-        kept = before is not None and processes.alive(before.keeper, before.keeper_start)
-        status = self.outside.spool.status(attempt)
         key = (attempt.id, attempt.attempt)
+        kept = before is not None and processes.keeps(key, before.keeper, before.keeper_start)
+        status = self.outside.spool.status(attempt)
         if status is None and not doubt.rebooted:
             desk.resolved(attempt)
             desk.claim(attempt)
@@ -234,7 +234,11 @@ class Look:
             desk.returning[attempt.id] = Return(attempt, "was being returned")
         elif status is not None and status.code is not None:
             desk.resolved(attempt)
-            desk.finish(attempt, status, now, doubt.told)
+            if doubt.told is None and plan.stopped_unseen(attempt, status):
+                reason = "was ended by a signal while nobody looked; it is restartable"
+                desk.returning[attempt.id] = Return(attempt, reason, stopped=True)
+            else:
+                desk.finish(attempt, status, now, doubt.told)
         elif status is not None and status.error is not None:
             self._unexecuted(attempt, status, earlier=True)
             desk.resolved(attempt)

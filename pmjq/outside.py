@@ -55,8 +55,8 @@ class Runner(Protocol):
     def adopt(self, key: Key, pid: int, start: int) -> bool:
         """Watch a process of an earlier life; False if it is gone."""
 
-    def alive(self, pid: int, start: int) -> bool:
-        """Tell whether a process is still there."""
+    def keeps(self, key: Key, pid: int, start: int) -> bool:
+        """Tell whether a keeper is still there and may write how an attempt ended."""
 
     def find(self, job_id: str) -> tuple[int, int] | None:
         """Return pid and start time of a job's process, found by its environment."""

@@ -184,6 +184,13 @@ class Paperwork(Tree):
         events = self._happened({token}, EVENTS_MENDED, re.compile(b""))
         return [event.record for event in events if event.record is not None]
 
+    def tellers(self) -> list[str]:
+        """Return the lives that left events, the latest first."""
+        base = f"{self.own}/events"
+        stats = {name: self.disk.stat(f"{base}/{name}") for name in self._list(base)}
+        latest = sorted((-stat.st_mtime_ns, name) for name, stat in stats.items() if stat)
+        return [name.removesuffix(".jsonl") for _, name in latest if name.endswith(".jsonl")]
+
     def _happened(
         self, tokens: set[str] | None, last: int, matching: re.Pattern[bytes]
     ) -> Iterator[Event]:
@@ -272,6 +279,10 @@ class Paperwork(Tree):
         """Tell whether there is a record, readable or not, among the paperwork of a job."""
         names = self._list(f"{self._job}/{job_id}")
         return any(name.startswith(("record.", "late.")) for name in names)
+
+    def has_claim(self, job_id: str) -> bool:
+        """Tell whether there is a claim, readable or not, among the paperwork of a job."""
+        return any(name.startswith("claim.") for name in self._list(f"{self._job}/{job_id}"))
 
     def write_late(self, record: Record, note: bytes) -> None:
         """Note beside the status of a lost job that it is expected to end."""

@@ -312,6 +312,14 @@ def unexecuted(
     return Return(attempt, f"could not be executed for now ({code})", stopped=True)
 
 
+def stopped_unseen(attempt: Attempt, status: Status) -> bool:
+    """Tell whether a job that ended while no daemon looked may run again.
+
+    A node that is shut down, or that is cut off from the spool, ends its restartable jobs so.
+    """
+    return attempt.spec.restartable and status.code in (-signal.SIGTERM, -signal.SIGKILL)
+
+
 def signal_name(number: int) -> str:
     """Return the name of a signal as people write it: TERM, KILL, or its number."""
     try:

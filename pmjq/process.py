@@ -205,8 +205,13 @@ class Processes:
         self._pace()
         return True
 
-    def alive(self, pid: int, start: int) -> bool:
-        """Tell whether a process is still there."""
+    def keeps(self, key: Key, pid: int, start: int) -> bool:
+        """Tell whether a keeper is still there and may write how an attempt ended.
+
+        Ours has told of it then; an earlier one is there for as long as it has something to write.
+        """
+        if self._socket is not None and self._keeper is not None and pid == self._keeper.pid:
+            return key in self._kept
         return probe.alive(pid, start)
 
     def find(self, job_id: str) -> tuple[int, int] | None:

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from pmjq.spool import Spool
 
 
+LIVES_MENDED = 8
+"""How many lives before the last boot are looked through for what a power cut has torn."""
+
+
 @dataclass(frozen=True, slots=True)
 class Former:
     """An earlier life of this node, or one that fell silent.
@@ -88,13 +92,11 @@ def take_up(spool: Spool, desk: Desk, former: list[Former], now: float) -> None:
 def clear_up(spool: Spool, desk: Desk, token: str) -> None:
     """Finish what a buried life of another node left half done: what ended, what was not claimed.
 
-    A living life of that node does it itself.
+    What ended is left to its node if that lives again.
     """
-    if node.name_of(token) in _nodes(spool):
-        return
-    load_ended(spool, desk)
-    kept = {job_id for job_id, _ in spool.ended()} | spool.batons()
-    for job_id in set(spool.paperwork()) - kept - desk.filing.keys():
+    if node.name_of(token) not in _nodes(spool):
+        load_ended(spool, desk)
+    for job_id in _unneeded(spool, desk):
         attempt = spool.attempt(job_id)
         if attempt is not None and attempt.token == token:
             _clear(spool, attempt)
@@ -167,6 +169,18 @@ def _nodes(spool: Spool) -> set[str]:
     return {node.name_of(token) for token in spool.tokens()}
 
 
+def cut_short(spool: Spool) -> list[Former]:
+    """Return the last lives of this node before the last boot, in the first one after it.
+
+    They may be buried already, and a power cut may have torn what they filed half a minute before.
+    """
+    own = node.name_of(spool.token)
+    lives = [token for token in spool.tellers() if node.name_of(token) == own]
+    if any(node.origin(token) == node.origin(spool.token) for token in lives):
+        return []
+    return [Former(token, rebooted=True) for token in lives[:LIVES_MENDED]]
+
+
 def mend(spool: Spool, archive: Archive, former: list[Former]) -> int:
     """Write again the archived records that a power cut has torn; return how many."""
     records = [
@@ -178,20 +192,27 @@ def mend(spool: Spool, archive: Archive, former: list[Former]) -> int:
 def clear_paperwork(spool: Spool, desk: Desk, name: str, lives: set[str]) -> None:
     """Remove the paperwork that no job needs.
 
-    That is the paperwork of this node's claims that were never made, and, if no other node is
-    about, what is left of jobs that are archived, and what a power cut tore before the claim.
+    That is the paperwork of this node's claims that were never made, and, whoever's it was, what
+    is left of jobs that are archived, and, if no other node is about, what a power cut tore before
+    the claim.
     """
-    papers = spool.paperwork()
     alone = all(node.name_of(token) == name for token in lives)
-    kept = {job_id for job_id, _ in spool.ended()} | spool.batons()
-    for job_id in papers:
-        if job_id in kept or job_id in desk.filing:
-            continue
+    for job_id in _unneeded(spool, desk):
         attempt = spool.attempt(job_id)
-        if attempt is None and alone and not spool.has_record(job_id):
-            spool.clear(job_id, 1, job_id)
+        if attempt is None and (alone or not spool.has_claim(job_id)):
+            if not spool.has_record(job_id):
+                spool.clear(job_id, 1, job_id)
         elif attempt is not None and attempt.node == name and attempt.token not in lives:
             _clear(spool, attempt)
+
+
+def _unneeded(spool: Spool, desk: Desk) -> list[str]:
+    """Return the ids of jobs that nobody has and that are not to be archived."""
+    papers = spool.paperwork()
+    # In this order: a job that ends meanwhile is seen in one of the places.
+    kept = spool.batons()
+    kept |= {job_id for job_id, _ in spool.ended()}
+    return [job_id for job_id in papers if job_id not in kept and job_id not in desk.filing]
 
 
 def _clear(spool: Spool, attempt: Attempt) -> None:

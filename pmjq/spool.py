@@ -171,6 +171,17 @@ class Spool(Paperwork):
 
         False: this life was fenced, and the record is void.
         """
+        try:
+            self._write_outcome(record)
+        except FileNotFoundError:
+            # Its paperwork is gone: with the job, or alone, by a burial that was interrupted.
+            if not self._there(f"{self._run}/{record.id}"):
+                return False
+            self._mkdir(f"{self._job}/{record.id}")
+            self._write_outcome(record)
+        return self._moved(f"{self._run}/{record.id}", self.ended_path(record))
+
+    def _write_outcome(self, record: Record) -> None:
         if record.state is State.REJECTED:
             text = f"pmjq: {record.name}: {record.reason}\n"
             self.disk.write(self.out_path(record), text.encode())
@@ -179,7 +190,6 @@ class Spool(Paperwork):
         claim = f"{self._job}/{record.id}/claim.{record.attempt}.json"
         self.disk.write(claim, msgspec.json.encode(record) + b"\n")
         self.disk.rename(claim, self.record_path(record))
-        return self._moved(f"{self._run}/{record.id}", self.ended_path(record))
 
     def take_over(self, other: str, job_id: str) -> bool:
         """Move a job of a dead life to this one; False if somebody else has it."""

@@ -83,7 +83,8 @@ class Turn:
         """
         spool, desk = self.spool, self.desk
         # Before the lives are buried: a second power cut must find them again.
-        mended = recovery.mend(spool, self.filing.archive, former)
+        cut = recovery.cut_short(spool) if spool.local else []
+        mended = recovery.mend(spool, self.filing.archive, [*former, *cut])
         if mended:
             self.outside.log.info("records.mended", jobs=mended)
         recovery.take_up(spool, desk, former, self.outside.now())
@@ -177,6 +178,9 @@ class Turn:
             "how the job ended is not known"
         )
         former = recovery.Former(token, rebooted=True, reason=reason)
+        mended = recovery.mend(self.spool, self.filing.archive, [former])
+        if mended:
+            self.outside.log.info("records.mended", jobs=mended)
         recovery.take_up(self.spool, self.desk, [former], now)
         recovery.clear_up(self.spool, self.desk, token)
 

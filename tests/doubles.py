@@ -1006,7 +1006,9 @@ class FakeProcesses:
         self.adopted[pid] = key
         return True
 
-    def alive(self, pid: int, start: int) -> bool:
+    def keeps(self, key: Key, pid: int, start: int) -> bool:
+        if self.keeper is not None and self.keeper.pid == pid:
+            return key in self.kept
         return self.world.alive(pid, start)
 
     def find(self, job_id: str) -> tuple[int, int] | None:

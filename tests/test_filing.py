@@ -59,6 +59,7 @@ class Shelf:
         self.threads: set[str] = set()
         self.far = False
         self.wrong: dict[str, OSError] = {}
+        self.taken: set[str] = set()
         self.gate = threading.Event()
         self.gate.set()
 
@@ -68,12 +69,13 @@ class Shelf:
     def near(self, record: Record) -> bool:
         return not self.far
 
-    def file(self, record: Record) -> None:
+    def file(self, record: Record) -> bool:
         assert self.gate.wait(10)
         self.threads.add(threading.current_thread().name)
         if record.id in self.wrong:
             raise self.wrong[record.id]
         self.filed.append(record.id)
+        return record.id not in self.taken
 
 
 def ended(job_id: str, state: State = State.DONE) -> Record:
@@ -203,6 +205,14 @@ def test_pauses_grow_to_the_longest(desk: Desk) -> None:
     assert desk.file(B)
     assert not desk.file(A)
     assert desk.filing.next() == desk.clock.now() + FIRST_PAUSE
+
+
+def test_what_another_node_has_taken_is_not_cleared(desk: Desk) -> None:
+    """It is that node's to file and to clear."""
+    desk.shelf.taken.add("a")
+    assert desk.file(A)
+    assert desk.lines.events() == ["job.fenced"]
+    assert desk.shelf.spool.cleared == []
 
 
 def test_failure_is_one_line(desk: Desk) -> None:

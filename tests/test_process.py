@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -211,3 +212,32 @@ def test_no_keeper_to_be_had(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(OSError, match="nonexistent"):
         jobs.processes.start([jobs.order("a")], [], 1)
     assert jobs.hear() == []
+
+
+def test_end_is_written_when_the_share_is_back(jobs: Jobs) -> None:
+    """A share that is not mounted looks as if all paperwork were gone; an end waits for it."""
+    papers = jobs.root / "job"
+    papers.mkdir()
+    inside = Jobs(papers)
+    jobs.processes.start([inside.order("a")], [], 1)
+    heard(jobs, "a started")
+    (started,) = (report for report in jobs.reports if isinstance(report, Started))
+    papers.rename(jobs.root / "away")
+    os.kill(started.pid, signal.SIGKILL)
+    heard(jobs, "a started", "a ended -9")
+    (jobs.root / "away").rename(papers)
+    assert eventually(lambda: "exit -9" in (papers / "a" / "status.1").read_text())
+
+
+def test_end_of_a_job_whose_paperwork_is_cleared_is_dropped(jobs: Jobs) -> None:
+    """The keeper does not wait for what will not come back: it ends with its last job."""
+    jobs.processes.start([jobs.order("a")], [], 1)
+    heard(jobs, "a started")
+    (started,) = (report for report in jobs.reports if isinstance(report, Started))
+    keeper = jobs.keeper()
+    shutil.rmtree(jobs.root / "a")
+    os.kill(started.pid, signal.SIGKILL)
+    heard(jobs, "a started", "a ended -9")
+    jobs.processes.close()
+    keeper.wait(10)
+    jobs.processes = Processes()

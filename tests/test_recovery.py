@@ -422,7 +422,9 @@ def test_clear_paperwork(ground: Ground) -> None:
     claimed(ground, ground.spool, one("claimed", MINE))
     claimed(ground, other, one("theirs-claimed", OTHERS))
     ended(ground, ground.spool, one("ended", DEAD))
+    ground.disk.mkdir(f"{OWN}/job/archived")
     ground.disk.mkdir(f"{OWN}/job/torn")
+    ground.disk.write(f"{OWN}/job/torn/claim.1.json", b"{")
     recovery.clear_paperwork(ground.spool, ground.desk, "a", {MINE, OTHERS})
     assert set(ground.spool.paperwork()) == {
         "mine",
@@ -439,19 +441,16 @@ def test_clear_paperwork(ground: Ground) -> None:
 def test_what_was_torn_is_cleared_by_who_is_alone(ground: Ground) -> None:
     """Where another node lives, what looks torn may only be seen late."""
     ground.disk.mkdir(f"{OWN}/job/torn")
+    ground.disk.write(f"{OWN}/job/torn/claim.1.json", b"{")
     recovery.clear_paperwork(ground.spool, ground.desk, "a", {MINE})
     assert ground.spool.paperwork() == []
 
 
 def test_clear_up_after_another_node(ground: Ground) -> None:
-    """Claims that a buried life prepared and never made leave nothing; a living one's stay."""
-    theirs = "b.boot0001.00000008"
+    """Claims that a buried life prepared and never made leave nothing; another's stay."""
     ground.spool.prepare_claim(one("1d", OTHERS))
-    ground.spool.prepare_claim(one("2d", theirs))
+    ground.spool.prepare_claim(one("2d", "b.boot0001.00000008"))
     recovery.clear_up(ground.spool, ground.desk, OTHERS)
-    assert ground.spool.paperwork() == ["2d"]
-    ground.life(theirs)
-    recovery.clear_up(ground.spool, ground.desk, theirs)
     assert ground.spool.paperwork() == ["2d"]
 
 

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from doubles import Clock, Daemon, Faults, How, MemDisk, Place, Script, World
+from pmjq.desk import Doubt
 from pmjq.job import Record, Status
 from pmjq.lease import CLAIMING, LEASE
 from pmjq.plan import Run
@@ -337,3 +338,70 @@ def test_entry_of_a_full_node_is_taken_by_another() -> None:
         beat(world, full, only)
         world.advance(0.1)
     assert len(records(world)) == 12
+
+
+# -- what the simulated cluster found
+
+
+def test_end_whose_paperwork_is_gone_makes_it_anew() -> None:
+    """A burial that was interrupted may have cleared it; the job still ends, and its record is."""
+    world = machine(job=5.0)
+    only = Daemon(world, A)
+    assert only.run(lambda: bool(only.turn.desk.running), within=20.0)
+    (job_id,) = only.turn.desk.running
+    only.run(lambda: bool(only.turn.desk.over), within=20.0)
+    only.turn.spool.remove(f"{OWN}/job/{job_id}")
+    assert only.run(lambda: bool(records(world)), within=60.0)
+    assert records(world)["job"].state is State.DONE
+
+
+def test_end_that_fails_holds_no_other_up() -> None:
+    """Each is tried by itself."""
+    world = machine(one=5.0, two=5.0)
+    failing = Faults(
+        1,
+        How.FAIL,
+        errno.EIO,
+        lasting=True,
+        matching=lambda name, paths: name == "write" and paths[0] in bad,
+    )
+    bad: list[str] = []
+    only = Daemon(world, replace(A, slots=2), failing)
+    assert only.run(lambda: len(only.turn.desk.running) == 2, within=20.0)
+    bad.append(f"{OWN}/job/{next(iter(only.turn.desk.running))}/claim.1.json")
+    assert only.run(lambda: len(records(world)) == 1, within=30.0)
+    bad.clear()
+    assert only.run(lambda: len(records(world)) == 2, within=60.0)
+
+
+def test_new_life_knows_what_the_old_one_of_this_daemon_heard() -> None:
+    """How a job ended that nobody could write down: the keeper tells it only once."""
+    world = machine(job=1e6)
+    old = Daemon(world, A)
+    assert old.run(lambda: bool(old.turn.desk.running), within=20.0)
+    (run,) = old.turn.desk.running.values()
+    old.turn.desk.settle(run.attempt, Status(code=7), world.clock.now())
+    new = Daemon(world, B)
+    new.turn.desk.doubts[run.attempt.id] = Doubt(run.attempt, 0.0, 0.0)
+    new.turn.desk.inherit(old.turn.desk, world.clock.now())
+    assert (new.turn.desk.doubts, new.turn.desk.strays) == ({}, {})
+    assert [over.status.code for over in new.turn.desk.over.values()] == [7]
+
+
+def test_records_torn_by_a_power_cut_are_mended_though_their_life_is_buried() -> None:
+    """The first start in a boot looks at the last lives of the one before."""
+    world = machine(job=1.0)
+    first = Daemon(world, A)
+    assert first.run(lambda: bool(records(world)), within=20.0)
+    stem = f"{ARCHIVE}/{records(world)['job'].stem}.json"
+    first.stop()
+    second = Daemon(world, A)
+    second.stop()
+    world.disk.settle()
+    world.disk.write(stem, b'{"format":')
+    after = world.reboot(world.disk)
+    Daemon(after, A).stop()
+    assert records(after)["job"].state is State.DONE
+    after.disk.write(stem, b'{"format":')
+    last = Daemon(after, A)
+    assert "records.mended" in last.log.events()
