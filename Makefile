@@ -1,11 +1,13 @@
 # `make` alone lists the targets. The first one that needs it makes .venv, from Python and make alone.
 # Variables: PYTHON (default: the newest on PATH, 3.11 at least), VENV, ARGS (for pytest, demo and bench),
-# PREFIX and DESTDIR (for install).
+# SEEDS and FIRST (for soak), PREFIX and DESTDIR (for install).
 
 PYTHON ?=
 VENV   ?= .venv
 PREFIX  = /usr/local
 ARGS    =
+SEEDS   = 10000
+FIRST   = 1
 
 BIN   = $(VENV)/bin
 READY = $(VENV)/.ready
@@ -31,7 +33,7 @@ done | sort -s -k 1,1nr | sed -n '1s/^[0-9]* //p')"; python=$$1; \
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check lab bench man install clean python
+.PHONY: help demo test lint check lab soak bench man install clean python
 .DELETE_ON_ERROR:
 
 help: ## print this list
@@ -62,6 +64,9 @@ lab: $(READY) ## the tests that need root or Debian packages, which it installs
 	@tests/lab/setup
 	@$(BIN)/python -m pytest -m lab $(ARGS) tests/lab || { code=$$?; \
 	  [ $$code -eq 5 ] && echo 'make lab: no test is marked lab: NOTHING WAS TESTED'; }
+
+soak: $(READY) ## more seeds of the simulated cluster than `make test` plays: SEEDS=n, from FIRST=k on
+	@$(BIN)/python tests/seeds.py --seeds $(SEEDS) --first $(FIRST)
 
 bench: $(READY) ## throughput, latency, idle cost and big backlogs, beside other queues
 	@$(BIN)/python tests/bench.py $(ARGS)

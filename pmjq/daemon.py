@@ -39,6 +39,8 @@ from pmjq.turn import Turn
 from pmjq.watch import Watch
 
 if TYPE_CHECKING:
+    from anyio.abc import TaskStatus
+
     from pmjq.gates import Limits
     from pmjq.log import Log
     from pmjq.ready import Rules
@@ -215,16 +217,17 @@ class Daemon:
         turn, log = self.turn, self.log.logger
         self.watch = Watch(turn.spool.root, self._nudged)
         self.watch.start()
-        log.info(
-            "daemon.started",
-            spool=job.shown(turn.spool.root),
-            node=self.options.node,
-            version=pmjq.__version__,
-            pid=os.getpid(),
-            file_system=self.options.kind,
-        )
         async with anyio.create_task_group() as group:
-            group.start_soon(self._signals)
+            # From here on a signal is heard, and only then anybody is told that we are there.
+            await group.start(self._signals)
+            log.info(
+                "daemon.started",
+                spool=job.shown(turn.spool.root),
+                node=self.options.node,
+                version=pmjq.__version__,
+                pid=os.getpid(),
+                file_system=self.options.kind,
+            )
             group.start_soon(self._feed_watchdog)
             group.start_soon(self._guard)
             service.notify(READY=1, STATUS="started")
@@ -310,8 +313,9 @@ class Daemon:
             case _:
                 return turn.quiet()
 
-    async def _signals(self) -> None:
+    async def _signals(self, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
             async for number in signals:
                 if number == signal.SIGHUP:
                     self.log.reopen()

@@ -15,6 +15,7 @@ Times are UTC. Durations and CPU times are seconds, sizes are bytes.
 from __future__ import annotations
 
 import contextlib
+import re
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -133,6 +134,8 @@ class Event(msgspec.Struct, frozen=True):
     record: Record | None = None
 
 
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
 LATEST = 1e11
 """Seconds since the epoch: no time of day is later than the year 5138."""
 
@@ -145,6 +148,11 @@ def shown(name: str) -> str:
 def exact(name: str) -> str:
     """Return the hexadecimal bytes of a name that ``shown`` does not give exactly, else nothing."""
     return "" if name.isascii() or shown(name) == name else _bytes(name).hex()
+
+
+def is_id(text: str) -> bool:
+    """Tell whether a text is an id as nodes give them."""
+    return _ID.fullmatch(text) is not None
 
 
 def real_name(text: str, hexadecimal: str) -> str:

@@ -94,6 +94,16 @@ def origin(token: str) -> str:
     return token.rpartition(".")[0]
 
 
+def boot_of(token: str) -> str:
+    """Return the start of the id of the boot that a life belongs to."""
+    return origin(token).rpartition(".")[2]
+
+
+def is_token(text: str) -> bool:
+    """Tell whether a text can name a life; others may put things beside them."""
+    return is_name(name_of(text))
+
+
 def name_of(token: str) -> str:
     """Return the name of the node whose life a token names."""
     return origin(token).rpartition(".")[0]

@@ -136,11 +136,10 @@ class Processes:
         earlier keepers count. Raises OSError if there is no keeper to be had.
         """
         size = ORDERS_IN_A_MESSAGE
-        for first in range(0, len(now), size):
-            self._send(now[first : first + size], [], most)
-        # Also where nobody joins the line: how many may run has changed.
-        for first in range(0, len(line), size) or [0]:
-            self._send([], line[first : first + size], most)
+        # Also where there is no order: how many may run has changed.
+        for first in range(0, len(now) + len(line), size) or [0]:
+            behind = max(0, first - len(now)), max(0, first + size - len(now))
+            self._send(now[first : first + size], line[slice(*behind)], most)
 
     def recall(self) -> None:
         """Have the keeper start nothing more of the line.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pmjq.spool import Spool
 
 
-LIVES_MENDED = 8
+LIVES_MENDED = 16
 """How many lives before the last boot are looked through for what a power cut has torn."""
 
 
@@ -59,8 +59,8 @@ def former_lives(
     """
     dead: list[Former] = []
     for token, life in sorted(lives.items()):
-        node, _, rest = token.rpartition(".")[0].rpartition(".")
-        if node != name:
+        rest = node.boot_of(token)
+        if node.name_of(token) != name:
             continue
         if life is None:
             dead.append(Former(token, rebooted=rest != me.boot[:8]))
@@ -170,15 +170,16 @@ def _nodes(spool: Spool) -> set[str]:
 
 
 def cut_short(spool: Spool) -> list[Former]:
-    """Return the last lives of this node before the last boot, in the first one after it.
+    """Return the last lives on a local spool before the last boot, in this node's first after it.
 
     They may be buried already, and a power cut may have torn what they filed half a minute before.
     """
-    own = node.name_of(spool.token)
-    lives = [token for token in spool.tellers() if node.name_of(token) == own]
+    lives = spool.tellers()
     if any(node.origin(token) == node.origin(spool.token) for token in lives):
         return []
-    return [Former(token, rebooted=True) for token in lives[:LIVES_MENDED]]
+    boot = node.boot_of(spool.token)
+    earlier = [token for token in lives if node.boot_of(token) != boot]
+    return [Former(token, rebooted=True) for token in earlier[:LIVES_MENDED]]
 
 
 def mend(spool: Spool, archive: Archive, former: list[Former]) -> int:
@@ -199,7 +200,7 @@ def clear_paperwork(spool: Spool, desk: Desk, name: str, lives: set[str]) -> Non
     alone = all(node.name_of(token) == name for token in lives)
     for job_id in _unneeded(spool, desk):
         attempt = spool.attempt(job_id)
-        if attempt is None and (alone or not spool.has_claim(job_id)):
+        if attempt is None and job.is_id(job_id) and (alone or not spool.has_claim(job_id)):
             if not spool.has_record(job_id):
                 spool.clear(job_id, 1, job_id)
         elif attempt is not None and attempt.node == name and attempt.token not in lives:

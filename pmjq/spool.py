@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pmjq import job
+from pmjq import job, node
 from pmjq.errors import ConfigurationError, NotFoundError
 from pmjq.job import FORMAT, Attempt, Record
 from pmjq.node import Life
@@ -26,6 +26,7 @@ from pmjq.state import State
 from pmjq.tree import OWN
 
 if TYPE_CHECKING:
+    from pmjq.disk import Disk
     from pmjq.ready import Look, Stat
 
 _UNDER_CONSTRUCTION = re.compile(
@@ -49,6 +50,11 @@ class Spool(Paperwork):
 
     _identity = b""
 
+    def __init__(self, disk: Disk, root: str, token: str = "", *, local: bool = True) -> None:
+        """Name the tree; nothing is touched."""
+        super().__init__(disk, root, token, local=local)
+        self._recorded: set[str] = set()
+
     # -- the spool itself
 
     def prepare(self, uuid: str) -> Identity:
@@ -60,11 +66,12 @@ class Spool(Paperwork):
         """
         if self.disk.stat(self.root) is None:
             raise NotFoundError(f"{job.shown(self.root)}: no such directory; make it or mount it")
+        if self.disk.stat(self.own) is None:
+            self._build(uuid)
+        # Now that it is there, what others build is left over or about to be.
         for name in self.disk.names(self.root):
             if _UNDER_CONSTRUCTION.fullmatch(name):
                 self.remove(f"{self.root}/{name}")
-        if self.disk.stat(self.own) is None:
-            self._build(uuid)
         identity = self.identify()
         for name in ("tmp", "node", "job", "ended", "events", "done"):
             if self.disk.stat(f"{self.own}/{name}") is None:
@@ -172,7 +179,9 @@ class Spool(Paperwork):
         False: this life was fenced, and the record is void.
         """
         try:
-            self._write_outcome(record)
+            # A record that is there stays as it is: a later version may have written more.
+            if record.id not in self._recorded:
+                self._write_outcome(record)
         except FileNotFoundError:
             # Its paperwork is gone: with the job, or alone, by a burial that was interrupted.
             if not self._there(f"{self._run}/{record.id}"):
@@ -197,7 +206,10 @@ class Spool(Paperwork):
 
     def take_ended(self, record: Record) -> bool:
         """Move an ended job of a dead node to this one; False if somebody else has it."""
-        return self._moved(self.ended_path(record), f"{self._run}/{record.id}")
+        if not self._moved(self.ended_path(record), f"{self._run}/{record.id}"):
+            return False
+        self._recorded.add(record.id)
+        return True
 
     # -- lives
 
@@ -215,15 +227,15 @@ class Spool(Paperwork):
         """Return the beat of a life, None if it is gone."""
         return self.disk.read(f"{self.own}/node/{token}/beat")
 
-    def publish(self, node: msgspec.Struct) -> None:
+    def publish(self, life: msgspec.Struct) -> None:
         """Replace this life's ``node.json``."""
         path = f"{self.own}/node/{self.token}/node.json"
-        self.disk.write(f"{path}.part", msgspec.json.format(msgspec.json.encode(node)) + b"\n")
+        self.disk.write(f"{path}.part", msgspec.json.format(msgspec.json.encode(life)) + b"\n")
         self.disk.rename(f"{path}.part", path)
 
     def tokens(self) -> list[str]:
         """Return who lives or lived here."""
-        return self.disk.names(f"{self.own}/node")
+        return [name for name in self.disk.names(f"{self.own}/node") if node.is_token(name)]
 
     def lives(self) -> dict[str, Life | None]:
         """Return who lives or lived here, by token; None where the life's record cannot be read."""
@@ -265,16 +277,16 @@ class Spool(Paperwork):
 
     def _build(self, uuid: str) -> None:
         building = f"{self.root}/{OWN}.{uuid}"
-        self.disk.mkdir(building)
-        for name in ("tmp", "node", "job", "ended", "events", "done"):
-            self.disk.mkdir(f"{building}/{name}")
-        self.disk.write(
-            f"{building}/spool.json", msgspec.json.encode(Identity(FORMAT, uuid)) + b"\n"
-        )
-        self.disk.sync(f"{building}/spool.json")
         try:
+            self.disk.mkdir(building)
+            for name in ("tmp", "node", "job", "ended", "events", "done"):
+                self.disk.mkdir(f"{building}/{name}")
+            identity = msgspec.json.encode(Identity(FORMAT, uuid)) + b"\n"
+            self.disk.write(f"{building}/spool.json", identity)
+            self.disk.sync(f"{building}/spool.json")
             self.disk.rename(building, self.own)
         except OSError:
+            # Another daemon was quicker, and has cleared ours away.
             if self.disk.stat(f"{self.own}/spool.json") is None:
                 raise
             self.remove(building)

@@ -412,6 +412,10 @@ def test_mend(ground: Ground) -> None:
         assert text == msgspec.json.encode(record) + b"\n"
 
 
+TORN = "0b5f0bfe-8a3c-4f2e-9f39-0c3a5d7e9a22"
+ARCHIVED = "0b5f0bfe-8a3c-4f2e-9f39-0c3a5d7e9a33"
+
+
 def test_clear_paperwork(ground: Ground) -> None:
     """Paperwork of our dead lives' claims that were never made goes; all other stays."""
     other = ground.life(OTHERS)
@@ -422,9 +426,10 @@ def test_clear_paperwork(ground: Ground) -> None:
     claimed(ground, ground.spool, one("claimed", MINE))
     claimed(ground, other, one("theirs-claimed", OTHERS))
     ended(ground, ground.spool, one("ended", DEAD))
-    ground.disk.mkdir(f"{OWN}/job/archived")
-    ground.disk.mkdir(f"{OWN}/job/torn")
-    ground.disk.write(f"{OWN}/job/torn/claim.1.json", b"{")
+    ground.disk.mkdir(f"{OWN}/job/{ARCHIVED}")
+    ground.disk.mkdir(f"{OWN}/job/strange")
+    ground.disk.mkdir(f"{OWN}/job/{TORN}")
+    ground.disk.write(f"{OWN}/job/{TORN}/claim.1.json", b"{")
     recovery.clear_paperwork(ground.spool, ground.desk, "a", {MINE, OTHERS})
     assert set(ground.spool.paperwork()) == {
         "mine",
@@ -433,15 +438,16 @@ def test_clear_paperwork(ground: Ground) -> None:
         "claimed",
         "theirs-claimed",
         "ended",
-        "torn",
+        TORN,
+        "strange",
     }
     assert ground.disk.names(f"{OWN}/tmp") == []
 
 
 def test_what_was_torn_is_cleared_by_who_is_alone(ground: Ground) -> None:
     """Where another node lives, what looks torn may only be seen late."""
-    ground.disk.mkdir(f"{OWN}/job/torn")
-    ground.disk.write(f"{OWN}/job/torn/claim.1.json", b"{")
+    ground.disk.mkdir(f"{OWN}/job/{TORN}")
+    ground.disk.write(f"{OWN}/job/{TORN}/claim.1.json", b"{")
     recovery.clear_paperwork(ground.spool, ground.desk, "a", {MINE})
     assert ground.spool.paperwork() == []
 

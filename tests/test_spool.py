@@ -105,7 +105,7 @@ def test_prepare_clears_what_a_crash_left(ground: Ground) -> None:
     ground.disk.mkdir(f"{ground.root}/.pmjq.{UUID}/tmp")
     ground.disk.mkdir(f"{ground.root}/.pmjq.old")
     spool = Spool(ground.disk, ground.root)
-    spool.prepare(UUID)
+    spool.prepare("1" + UUID[1:])
     assert sorted(ground.disk.names(ground.root)) == [".pmjq", ".pmjq.old"]
     assert spool.names() == [".pmjq.old"]
 
