@@ -105,11 +105,16 @@ class Hosts:
         done = _run(*self.inside(host), *command)
         return done.stdout
 
+    def said(self) -> str:
+        """Return the last lines of all programs that were started, for whoever wonders."""
+        logs = sorted(self.root.glob("*.log"))
+        return "; ".join(f"{log.name}: {log.read_text(errors='replace')[-500:]}" for log in logs)
+
     def mounted(self, path: Path, client: subprocess.Popen[bytes]) -> None:
         """Wait until a client has mounted, and there is something to be seen."""
 
         def there() -> bool:
-            assert client.poll() is None, f"the client of {path} ended: {client.returncode}"
+            assert client.poll() is None, f"the client of {path} ended: {self.said()}"
             with contextlib.suppress(OSError):
                 return path.is_mount() and os.listdir(path) is not None
             return False

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lab.hosts import HOSTS, SERVER, Hosts
 from lab.shared import Share
+from live import eventually
 
 PROGRAMS = ("sshfs", "sshd", "ssh-keygen")
 
@@ -46,6 +47,8 @@ class Sshfs:
             "Subsystem sftp internal-sftp\n"
         )
         self.hosts.start("srv", ["/usr/sbin/sshd", "-D", "-e", "-f", str(settings)], "sshd.log")
+        log = self.hosts.root / "sshd.log"
+        eventually(lambda: b"Server listening" in log.read_bytes(), what="sshd listens")
         return self.mount("sshfs", UNCACHED)
 
     def mount(self, kind: str, options: str) -> Share:
