@@ -287,12 +287,14 @@ class Daemon:
         """
         state, log, old = self.state, self.log.logger, self.turn
         spool = Spool(self.disk, old.spool.root, local=old.spool.local)
+        # Before it begins: it may be buried as well before it has.
+        state.fenced = False
         try:
             if spool.identify().uuid != self.uuid:
                 raise errors.ConfigurationError("another spool is in its place")
             self.turn = self._begin(spool)
         except (OSError, errors.PmjqError) as error:
-            self.turn = old
+            self.turn, state.fenced = old, True
             if str(error) != state.trouble:
                 # A line for people; where it failed says less than why.
                 log.error("life.failed", reason=str(error))  # noqa: TRY400
@@ -300,7 +302,7 @@ class Daemon:
             return
         self.turn.intent = old.intent
         self.turn.desk.inherit(old.desk, time.monotonic())
-        state.fenced, state.trouble = False, ""
+        state.trouble = ""
         log.warning("life.begun", token=self.turn.spool.token, instead_of=old.spool.token)
 
     def _finished(self) -> bool:

@@ -795,7 +795,7 @@ class World:
         return next(self._pids)
 
     def chance(self) -> str:
-        """Return the random part of a token."""
+        """Return what a daemon makes up once, in a token or a uuid: no other has the same."""
         return f"{next(self._chance):08x}"
 
     def alive(self, pid: int, start: int) -> bool:
@@ -1097,7 +1097,7 @@ class Daemon:
     def _begin(self, place: Place, me: Machine) -> Turn:
         world, log, now = self.world, self.log, self.world.clock.now
         spool = Spool(self.disk, place.spool)
-        spool.prepare("0b0e7d1e-0000-4000-8000-000000000000")
+        spool.prepare(f"{world.chance()}-0000-4000-8000-000000000000")
         former = recovery.former_lives(spool.lives(), place.node, me, world.alive)
         token = node.token(place.node, world.boot, world.chance())
         spool = Spool(self.disk, place.spool, token)

@@ -706,16 +706,17 @@ class Server(Actor):
         if old is None:
             return
         spool = self._spool("")
+        self.fenced = False
         try:
             if spool.identify().uuid != UUID:
+                self.fenced = True
                 return
             turn = self._begin()
         except (OSError, PmjqError) as error:
             self.sim.note(f"{self.name}: cannot begin again: {error}")
-            self.turn = old
+            self.turn, self.fenced = old, True
             return
         turn.desk.inherit(old.desk, self.clock.now())
-        self.fenced = False
 
     def _guard(self) -> None:
         lease = self.cluster.plan.lease
