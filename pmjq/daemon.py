@@ -23,19 +23,15 @@ import anyio
 import anyio.to_thread
 
 import pmjq
-from pmjq import account, errors, job, lock, node, probe, recovery, service
-from pmjq.archive import Archive
+from pmjq import account, errors, job, lease, lock, probe, service
 from pmjq.disk import Disk
-from pmjq.filing import Filing
-from pmjq.late import Late
-from pmjq.lease import BEATS, KEEPING, LEASE, Heart
+from pmjq.lease import LEASE, Heart
+from pmjq.lives import GUARDS, Ground, Lives
 from pmjq.node import Machine
-from pmjq.outside import Outside, Settings
+from pmjq.outside import Settings
 from pmjq.plan import Intent
 from pmjq.process import Processes
 from pmjq.publish import Publisher
-from pmjq.spool import Spool
-from pmjq.turn import Turn
 from pmjq.watch import Watch
 
 if TYPE_CHECKING:
@@ -44,15 +40,13 @@ if TYPE_CHECKING:
     from pmjq.gates import Limits
     from pmjq.log import Log
     from pmjq.ready import Rules
+    from pmjq.turn import Turn
 
 NAMESAKE_BEATS = 2.5
 """For how many beats a life on another machine that has this node's name is listened to."""
 
 LISTEN = 0.25
 """Seconds between two looks at its beat."""
-
-GUARDS = 48
-"""How many times in a lease it is looked whether the own heartbeat gets through."""
 
 LEAVE_PATIENCE = 5.0
 """Seconds to wait for a turn that hangs in a disk call before leaving without it."""
@@ -76,15 +70,6 @@ class Options:
     poll: float | None = None
 
 
-@dataclass(slots=True)
-class _Stopping:
-    """What the daemon remembers of itself: signals, and its life."""
-
-    signals: int = 0
-    fenced: bool = False
-    trouble: str = ""
-
-
 class Daemon:
     """One daemon at one spool."""
 
@@ -92,73 +77,43 @@ class Daemon:
         """Take the options; nothing is touched before ``run``."""
         self.options = options
         self.log = log
-        self.disk = Disk()
         self.machine: Machine = probe.machine()
         # Several thousand adopted jobs need a descriptor each; jobs get the limit that the
         # daemon was started with.
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.processes = Processes(descriptors)
-        self.state = _Stopping()
+        self._signals_heard = 0
         self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll = select.epoll()
         self._epoll.register(self._eventfd, select.EPOLLIN)
         self._epoll.register(self.processes.fileno(), select.EPOLLIN)
-        self.heart: Heart | None = None
+        self.lives = Lives(self._ground(), self._make_known, Heart.start)
+
+    @property
+    def turn(self) -> Turn:
+        """Return the turns of the present life."""
+        return self.lives.turn
 
     def run(self) -> int:
         """Serve the spool until told to stop; return the exit code.
 
         Raises PmjqError if it cannot begin.
         """
-        options = self.options
-        spool = Spool(self.disk, options.spool, local=not probe.shared(options.kind))
-        self.uuid = spool.prepare(str(uuid.uuid4())).uuid
-        held = lock.acquire(self.uuid, options.node)
+        held = lock.acquire(self.lives.prepare(), self.options.node)
         # A lease broken by a writer tells so with SIGIO, whose default is to end the process.
         signal.signal(signal.SIGIO, signal.SIG_IGN)
         _raise_descriptors()
         try:
-            self._refuse_namesake(spool)
-            self.turn = self._begin(spool)
+            self._refuse_namesake()
+            self.lives.begin()
             anyio.run(self._serve)
         finally:
             self.processes.close()
             os.close(held)
         return 1 if self.options.once and self.turn.desk.filing else 0
 
-    def _refuse_namesake(self, spool: Spool) -> None:
-        """Raise TryLaterError if a life on another machine uses this node's name and beats."""
-        others = recovery.namesakes(spool.lives(), self.options.node, self.machine)
-        beats = {token: spool.beat(token) for token in others}
-        if not beats:
-            return
-        name = self.options.node
-        patience = NAMESAKE_BEATS / BEATS * max(life.lease for life in others.values())
-        self.log.logger.info("daemon.listens", node=name, at_most=patience)
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            for token, life in others.items():
-                beat = spool.beat(token)
-                if beat is not None and beat != beats[token]:
-                    raise errors.TryLaterError(
-                        f"node {name} is running on {life.host or life.machine} as process "
-                        f"{life.pid}; stop that one or give this one another --node"
-                    )
-            time.sleep(LISTEN)
-
-    def _begin(self, spool: Spool) -> Turn:
-        """Begin a life: make it known, take up what earlier ones left."""
+    def _ground(self) -> Ground:
         options = self.options
-        lives = spool.lives()
-        former = recovery.former_lives(lives, options.node, self.machine, probe.alive)
-        spool.token = node.token(options.node, self.machine.boot, uuid.uuid4().hex)
-        spool = Spool(self.disk, spool.root, spool.token, local=spool.local)
-        spool.identify()
-        spool.begin()
-        self.heart = Heart(self.disk, spool.beat_path(), self._fenced, options.lease)
-        archive = Archive(spool, options.archive, options.errors)
-        for path in archive.made:
-            self.log.logger.info("archive.made", archive=job.shown(path))
         settings = Settings(
             node=options.node,
             machine=self.machine,
@@ -169,32 +124,48 @@ class Daemon:
             poll=options.poll,
             environment=account.login_environment(),
         )
-        filing = Filing(archive, self.log.logger, time.monotonic, self.wake)
-        filing.late = Late(spool, options.node, self.log.logger, time.time)
-        turn = Turn(
-            Outside(
-                settings,
-                spool,
-                filing,
-                self.processes,
-                self.log.logger,
-                time.monotonic,
-                time.time,
-                probe.reading,
-                account.owner_name,
-                self.heart.silent,
-            )
+        return Ground(
+            disk=Disk(),
+            root=options.spool,
+            local=not probe.shared(options.kind),
+            settings=settings,
+            archive=options.archive,
+            errors=options.errors,
+            processes=self.processes,
+            log=self.log.logger,
+            now=time.monotonic,
+            wall=time.time,
+            boottime=lease.clock,
+            reading=probe.reading,
+            owner=account.owner_name,
+            alive=probe.alive,
+            chance=lambda: str(uuid.uuid4()),
+            wake=self.wake,
         )
-        self.turn = turn
-        self._publisher = Publisher(turn, options.limits, self.machine)
+
+    def _refuse_namesake(self) -> None:
+        """Raise TryLaterError if a life on another machine uses this node's name and beats."""
+        others = self.lives.namesakes()
+        beats = self.lives.beats(others)
+        if not beats:
+            return
+        name = self.options.node
+        patience = NAMESAKE_BEATS / lease.BEATS * max(life.lease for life in others.values())
+        self.log.logger.info("daemon.listens", node=name, at_most=patience)
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            for token, beat in self.lives.beats(others).items():
+                if beat is not None and beat != beats[token]:
+                    life = others[token]
+                    raise errors.TryLaterError(
+                        f"node {name} is running on {life.host or life.machine} as process "
+                        f"{life.pid}; stop that one or give this one another --node"
+                    )
+            time.sleep(LISTEN)
+
+    def _make_known(self, turn: Turn) -> None:
+        self._publisher = Publisher(turn, self.options.limits, self.machine)
         self._publisher.publish(force=True)
-        self.heart.start()
-        try:
-            turn.begin(former)
-        except BaseException:
-            self.heart.stop()
-            raise
-        return turn
 
     def wake(self) -> None:
         """Nudge the main loop; may be called from any thread."""
@@ -207,10 +178,6 @@ class Daemon:
         else:
             for name in names:
                 self.turn.nudge(name)
-        self.wake()
-
-    def _fenced(self) -> None:
-        self.state.fenced = True
         self.wake()
 
     async def _serve(self) -> None:
@@ -237,8 +204,7 @@ class Daemon:
         # Another life may have begun meanwhile.
         turn = self.turn
         self.watch.stop()
-        if self.heart is not None:
-            self.heart.stop()
+        self.lives.heart.stop()
         turn.filing.close()
         left = turn.desk.executing()
         if not turn.desk.in_hand():
@@ -257,10 +223,10 @@ class Daemon:
         The thread sleeps between them until a nudge or a deadline.
         """
         while True:
-            if self.state.fenced:
-                self._new_life()
+            if self.lives.fenced:
+                self.lives.renew()
             wake = self._one_turn()
-            if self.state.fenced:
+            if self.lives.fenced:
                 wake = min(wake, time.monotonic() + AGAIN)
             self._publisher.publish()
             if self._finished():
@@ -278,32 +244,6 @@ class Daemon:
             self.log.logger.exception("turn.failed", traceback=traceback.format_exc())
             self.turn.desk.doubtful = True
             return time.monotonic() + 1.0
-
-    def _new_life(self) -> None:
-        """Begin again after the beat of this life was found gone.
-
-        It was buried by another, or its spool is not there. What is still here is taken up like
-        any former life's; another spool in the same place is not touched.
-        """
-        state, log, old = self.state, self.log.logger, self.turn
-        spool = Spool(self.disk, old.spool.root, local=old.spool.local)
-        # Before it begins: it may be buried as well before it has.
-        state.fenced = False
-        try:
-            if spool.identify().uuid != self.uuid:
-                raise errors.ConfigurationError("another spool is in its place")
-            self.turn = self._begin(spool)
-        except (OSError, errors.PmjqError) as error:
-            self.turn, state.fenced = old, True
-            if str(error) != state.trouble:
-                # A line for people; where it failed says less than why.
-                log.error("life.failed", reason=str(error))  # noqa: TRY400
-            state.trouble = str(error)
-            return
-        self.turn.intent = old.intent
-        self.turn.desk.inherit(old.desk, time.monotonic())
-        state.trouble = ""
-        log.warning("life.begun", token=self.turn.spool.token, instead_of=old.spool.token)
 
     def _finished(self) -> bool:
         turn = self.turn
@@ -328,9 +268,9 @@ class Daemon:
                 self.wake()
 
     def _stop(self, number: signal.Signals) -> None:
-        state, turn = self.state, self.turn
-        state.signals += 1
-        if state.signals == 1:
+        turn = self.turn
+        self._signals_heard += 1
+        if self._signals_heard == 1:
             terminal = number == signal.SIGINT and sys.stdin.isatty()
             asked = self.options.on_stop
             patient = asked is Intent.LEAVE and (terminal or self.options.once)
@@ -357,34 +297,9 @@ class Daemon:
             _leave_if_stuck()
 
     async def _guard(self) -> None:
-        """Stop what others may start again before they may, if our heartbeat does not get through.
-
-        Here, since a turn may hang in a disk call for as long as its server does.
-        """
-        lease, grace = self.options.lease, min(self.options.grace, self.options.lease / BEATS)
-        told: dict[str, float] = {}
         while True:
-            await anyio.sleep(lease / GUARDS)
-            silent = self.heart.silent() if self.heart else 0.0
-            if silent < KEEPING * lease:
-                told.clear()
-                continue
-            now, desk = time.monotonic(), self.turn.desk
-            runs = {run.attempt.id: run for run in desk.restartable()}
-            first = {job_id: run.pid for job_id, run in runs.items() if job_id not in told}
-            late = {
-                job_id: run.pid
-                for job_id, run in runs.items()
-                if now - told.get(job_id, now) >= grace
-            }
-            if first:
-                reason = f"heartbeat has not got through for {silent:.0f} s (lease {lease:g} s)"
-                self.log.logger.warning("jobs.silenced", jobs=len(first), reason=reason)
-                desk.silence(set(first))
-                told |= dict.fromkeys(first, now)
-                self.processes.signal(first, signal.SIGTERM)
-            if late:
-                self.processes.signal(late, signal.SIGKILL)
+            await anyio.sleep(self.options.lease / GUARDS)
+            self.lives.guard()
 
     async def _feed_watchdog(self) -> None:
         every = service.watchdog()

@@ -201,11 +201,12 @@ class Look:
         interpreter = os.access(directives.interpreter_of(head), os.X_OK)
         fate = plan.unexecuted(attempt, status, head, interpreter=interpreter)
         key = (attempt.name, look.stat.st_ino if look else 0)
-        # Where no kernel tells whether a file is complete, nonsense may be the half of a program.
-        young = status.error == errno.ENOEXEC and not self.outside.settings.rules.kernel_tells
+        # On a shared file system nonsense may be the half of a program, and a server that refused
+        # or lost the file for a moment looks like a fault of the job's own.
+        doubtful = not self.outside.settings.rules.kernel_tells
         if isinstance(fate, Return):
             self.desk.returning[attempt.id] = fate
-        elif earlier or (young and key not in self._returned):
+        elif earlier or (doubtful and key not in self._returned):
             # An earlier life's order may have come when the job had moved on already.
             self._returned.add(key)
             reason = "could not be executed, and is tried once more"

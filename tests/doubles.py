@@ -28,19 +28,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
 
-from pmjq import node, recovery
-from pmjq.archive import Archive
 from pmjq.directives import HEAD
 from pmjq.disk import GONE, Disk
-from pmjq.filing import Filing
 from pmjq.gates import Limits
 from pmjq.job import Usage, moment
-from pmjq.late import Late
+from pmjq.lives import Ground, Lives
 from pmjq.node import Life, Machine, Reading
-from pmjq.outside import Outside, Settings
+from pmjq.outside import Settings
 from pmjq.process import Ended, Key, Order, Report, Started, Unkept, Unstarted, Vanished
 from pmjq.ready import Look, Rules
-from pmjq.spool import Spool
 from pmjq.turn import Turn
 
 T = TypeVar("T")
@@ -795,8 +791,8 @@ class World:
         return next(self._pids)
 
     def chance(self) -> str:
-        """Return what a daemon makes up once, in a token or a uuid: no other has the same."""
-        return f"{next(self._chance):08x}"
+        """Return a UUID that nobody else has."""
+        return f"{next(self._chance):08x}-0000-4000-8000-000000000000"
 
     def alive(self, pid: int, start: int) -> bool:
         """Tell whether a process is there; the start time of each follows from its pid."""
@@ -1088,49 +1084,41 @@ class Daemon:
         self.processes = FakeProcesses(world)
         pid = self.processes.daemon
         me = Machine("machine", world.boot, "space", pid, pid * 100)
+        self.lives = Lives(self._ground(place, me), self._publish, lambda _: None)
         try:
-            self.turn = self._begin(place, me)
+            self.lives.prepare()
+            self.lives.begin()
         except BaseException:
             world.kill_daemon(self.processes)
             raise
+        self.turn = self.lives.turn
+        self.turn.outside.silent = lambda: self.silent
 
-    def _begin(self, place: Place, me: Machine) -> Turn:
-        world, log, now = self.world, self.log, self.world.clock.now
-        spool = Spool(self.disk, place.spool)
-        spool.prepare(f"{world.chance()}-0000-4000-8000-000000000000")
-        former = recovery.former_lives(spool.lives(), place.node, me, world.alive)
-        token = node.token(place.node, world.boot, world.chance())
-        spool = Spool(self.disk, place.spool, token)
-        spool.identify()
-        spool.begin()
-        archive = Archive(spool, place.archive, place.errors)
-        rules = Rules(place.uids)
-        settings = Settings(place.node, me, Limits(slots=place.slots), rules)
-        filing = Filing(archive, log, now)
-        filing.late = Late(spool, place.node, log, world.clock.wall)
-        outside = Outside(
-            settings,
-            spool,
-            filing,
-            self.processes,
-            log,
-            now,
-            world.clock.wall,
-            reading,
-            silent=lambda: self.silent,
+    def _ground(self, place: Place, me: Machine) -> Ground:
+        world, clock = self.world, self.world.clock
+        return Ground(
+            disk=self.disk,
+            root=place.spool,
+            local=True,
+            settings=Settings(place.node, me, Limits(slots=place.slots), Rules(place.uids)),
+            archive=place.archive,
+            errors=place.errors,
+            processes=self.processes,
+            log=self.log,
+            now=clock.now,
+            wall=clock.wall,
+            boottime=clock.now,
+            reading=reading,
+            owner=str,
+            alive=world.alive,
+            chance=world.chance,
         )
-        turn = Turn(outside)
-        self._publish(turn, me)
-        turn.begin(former)
-        return turn
 
-    def _publish(self, turn: Turn, me: Machine) -> None:
-        at = self.world.clock.wall()
-        life = life_of(turn.spool.token, me, at)
-        try:
+    def _publish(self, turn: Turn) -> None:
+        settings = turn.outside.settings
+        life = life_of(turn.spool.token, settings.machine, self.world.clock.wall())
+        with contextlib.suppress(OSError):
             turn.spool.publish(life)
-        except OSError:
-            return
 
     def turn_once(self) -> float:
         """Take one turn; a crash ends the daemon and is passed on."""

@@ -38,21 +38,17 @@ from doubles import (
     reading,
 )
 from mounts import Actor, Mount, Odds
-from pmjq import node, recovery
-from pmjq.archive import Archive
-from pmjq.daemon import AGAIN, GUARDS
+from pmjq.daemon import AGAIN
 from pmjq.disk import GONE
 from pmjq.errors import PmjqError
-from pmjq.filing import Filing
 from pmjq.gates import Limits
 from pmjq.job import Usage
-from pmjq.late import Late
-from pmjq.lease import BEATS, KEEPING, Heart
+from pmjq.lease import KEEPING, Heart
+from pmjq.lives import GUARDS, Ground, Lives
 from pmjq.node import Machine
-from pmjq.outside import Outside, Settings
+from pmjq.outside import Settings
 from pmjq.process import Ended, Order, Report, Started, Unstarted, Vanished
 from pmjq.ready import Rules
-from pmjq.spool import Spool
 from pmjq.turn import Turn
 
 if TYPE_CHECKING:
@@ -553,13 +549,23 @@ class Server(Actor):
         pid = self.processes.daemon
         self.me = Machine(f"machine-{of.box.name}", of.box.boot, "space", pid, pid * 100)
         self.log = Lines()
-        self.fenced = False
+        self.lives = Lives(
+            self._ground(),
+            self._make_known,
+            self._start,
+        )
         self.asleep = False
         self.nudged = False
         self.began = False
-        self.turn: Turn | None = None
-        self.heart: Heart | None = None
         self.main = self.sim.spawn(self, self._run)
+
+    @property
+    def turn(self) -> Turn | None:
+        return getattr(self.lives, "turn", None)
+
+    @property
+    def fenced(self) -> bool:
+        return self.lives.fenced
 
     def stopped(self) -> float:
         return max(self.frozen, self.box.actor.frozen)
@@ -588,10 +594,9 @@ class Server(Actor):
     # -- as in pmjq.daemon
 
     def _run(self) -> None:
-        spool = self._spool("")
         try:
-            spool.prepare(UUID)
-            turn = self._begin()
+            self.lives.prepare()
+            self.lives.begin()
         except (OSError, PmjqError) as error:
             self.sim.note(f"{self.name}: cannot begin: {error}")
             self.die()
@@ -601,9 +606,8 @@ class Server(Actor):
         published, hurried = self.clock.now(), 0
         while True:
             if self.fenced:
-                self._new_life()
-                turn = self.turn or turn
-            wake = turn.turn()
+                self.lives.renew()
+            wake = self.lives.turn.turn()
             now = self.clock.now()
             hurried = hurried + 1 if wake <= now else 0
             if hurried > SPINS:
@@ -613,7 +617,7 @@ class Server(Actor):
                 wake = min(wake, now + AGAIN)
             if now - published > 10:
                 published = now
-                self._publish(turn)
+                self._publish(self.lives.turn)
             self._sleep(wake)
 
     def _sleep(self, wake: float) -> None:
@@ -623,22 +627,8 @@ class Server(Actor):
             self.asleep = False
         self.nudged = False
 
-    def _spool(self, token: str) -> Spool:
-        return Spool(self.box.mount, ROOT, token, local=self.cluster.plan.kind.local)
-
-    def _begin(self) -> Turn:
-        plan, now, wall = self.cluster.plan, self.clock.now, self.clock.wall
-        spool = self._spool("")
-        former = recovery.former_lives(spool.lives(), self.name, self.me, self.box.alive)
-        token = node.token(self.name, self.box.boot, self.box.chance())
-        spool = self._spool(token)
-        spool.identify()
-        spool.begin()
-        self.cluster.begun(token, self)
-        heart = self.heart = Heart(
-            self.box.mount, spool.beat_path(), self._fenced, plan.lease, self.clock.now
-        )
-        archive = Archive(spool, ARCHIVE, None)
+    def _ground(self) -> Ground:
+        plan = self.cluster.plan
         rules = Rules(
             frozenset({UID}),
             settle=plan.kind.settle,
@@ -653,32 +643,28 @@ class Server(Actor):
             lease=plan.lease,
             poll=plan.poll,
         )
-        filing = Filing(archive, self.log, now)
-        filing.late = Late(spool, self.name, self.log, wall)
-        turn = Turn(
-            Outside(
-                settings,
-                spool,
-                filing,
-                self.processes,
-                self.log,
-                now,
-                wall,
-                reading,
-                str,
-                heart.silent,
-            )
+        return Ground(
+            disk=self.box.mount,
+            root=ROOT,
+            local=plan.kind.local,
+            settings=settings,
+            archive=ARCHIVE,
+            errors=None,
+            processes=self.processes,
+            log=self.log,
+            now=self.clock.now,
+            wall=self.clock.wall,
+            boottime=self.clock.now,
+            reading=reading,
+            owner=str,
+            alive=self.box.alive,
+            chance=self.box.chance,
         )
-        self.turn = turn
+
+    def _make_known(self, turn: Turn) -> None:
+        self.cluster.begun(turn.spool.token, self)
         self.cluster.turns.append(turn)
         self._publish(turn)
-        self.sim.spawn(self, lambda: self._beat(heart))
-        try:
-            turn.begin(former)
-        except BaseException:
-            heart.stop()
-            raise
-        return turn
 
     def _publish(self, turn: Turn) -> None:
         life = life_of(turn.spool.token, self.me, self.clock.wall())
@@ -687,65 +673,26 @@ class Server(Actor):
         except OSError:
             return
 
+    def _start(self, heart: Heart) -> None:
+        self.sim.spawn(self, lambda: self._beat(heart))
+
     def _beat(self, heart: Heart) -> None:
         while True:
             self.sim.sleep(self.clock.at(self.clock.now() + heart.every))
             if heart._stop.is_set():
                 return
             if not heart.beat():
-                self._fenced()
+                self.sim.note(f"{self.name}: finds its beat gone")
+                heart.fenced()
+                self.nudge()
                 return
-
-    def _fenced(self) -> None:
-        self.sim.note(f"{self.name}: finds its beat gone")
-        self.fenced = True
-        self.nudge()
-
-    def _new_life(self) -> None:
-        old = self.turn
-        if old is None:
-            return
-        spool = self._spool("")
-        self.fenced = False
-        try:
-            if spool.identify().uuid != UUID:
-                self.fenced = True
-                return
-            turn = self._begin()
-        except (OSError, PmjqError) as error:
-            self.sim.note(f"{self.name}: cannot begin again: {error}")
-            self.turn, self.fenced = old, True
-            return
-        turn.desk.inherit(old.desk, self.clock.now())
 
     def _guard(self) -> None:
         lease = self.cluster.plan.lease
-        grace = min(10.0, lease / BEATS)
-        told: dict[str, float] = {}
         pause = every = lease / GUARDS
         while True:
             self.sim.sleep(self.clock.at(self.clock.now() + pause))
-            if self.heart is None or self.turn is None:
-                continue
-            silent = self.heart.silent()
-            if silent < KEEPING * lease:
-                told.clear()
-                # Looks that cannot find anything are left out.
-                pause = every * max(1, (KEEPING * lease - silent) // every)
-                continue
-            pause = every
-            now, desk = self.clock.now(), self.turn.desk
-            runs = {run.attempt.id: run for run in desk.restartable()}
-            first = {job_id: run.pid for job_id, run in runs.items() if job_id not in told}
-            late = {
-                job_id: run.pid
-                for job_id, run in runs.items()
-                if now - told.get(job_id, now) >= grace
-            }
-            if first:
-                self.sim.faults["jobs silenced"] += len(first)
-                desk.silence(set(first))
-                told |= dict.fromkeys(first, now)
-                self.processes.signal(first, 15)
-            if late:
-                self.processes.signal(late, 9)
+            silent = self.lives.heart.silent()
+            self.lives.guard()
+            # Looks that cannot find anything are left out.
+            pause = every * max(1, (KEEPING * lease - silent) // every)

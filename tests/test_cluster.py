@@ -20,11 +20,10 @@ from pathlib import Path
 import pytest
 
 import cluster
-import machines
 from doubles import Clock
 from machines import Sim
 from mounts import KINDS, Actor, Kind, Mount, Odds, SharedDisk
-from pmjq import look, plan
+from pmjq import lives, look, plan
 from pmjq.job import Record, Status
 from pmjq.lease import Heart, Silence
 from pmjq.spool import Spool
@@ -162,7 +161,7 @@ def _returns_what_may_have_run(patch: pytest.MonkeyPatch) -> None:
 
 def _stops_nothing(patch: pytest.MonkeyPatch) -> None:
     """Let restartable jobs of a node that is cut off run on."""
-    patch.setattr(machines, "KEEPING", 1e9)
+    patch.setattr(lives, "KEEPING", 1e9)
 
 
 def _leaves_the_burial_half_done(patch: pytest.MonkeyPatch) -> None:

@@ -10,23 +10,20 @@ import msgspec
 import pytest
 
 from pmjq.daemon import Daemon, Options
-from pmjq.disk import Disk
 from pmjq.gates import Limits
 from pmjq.log import Log
 from pmjq.ready import Rules
-from pmjq.spool import Identity, Spool
+from pmjq.spool import Identity
 
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """Return a daemon in its first life, taking no turns."""
-    spool = Spool(Disk(), str(tmp_path))
     made = Daemon(Options(str(tmp_path), "a", Limits(slots=1), Rules(uids=None)), Log("json"))
-    made.uuid = spool.prepare(str(uuid.uuid4())).uuid
-    made.turn = made._begin(spool)
+    made.lives.prepare()
+    made.lives.begin()
     yield made
-    if made.heart is not None:
-        made.heart.stop()
+    made.lives.heart.stop()
     made.processes.close()
 
 
@@ -34,10 +31,10 @@ def test_new_life_takes_the_place_of_the_old(daemon: Daemon, tmp_path: Path) -> 
     """What the old life had is taken up, and nothing of it is left."""
     old = daemon.turn.spool.token
     (tmp_path / ".pmjq" / "node" / old / "beat").unlink()
-    daemon._fenced()
-    daemon._new_life()
+    daemon.lives.fence()
+    daemon.lives.renew()
     assert daemon.turn.spool.token != old
-    assert not daemon.state.fenced
+    assert not daemon.lives.fenced
     assert [path.name for path in (tmp_path / ".pmjq" / "node").iterdir()] == [
         daemon.turn.spool.token
     ]
@@ -50,10 +47,10 @@ def test_another_spool_in_its_place_is_not_touched(
     turn = daemon.turn
     path = tmp_path / ".pmjq" / "spool.json"
     path.write_bytes(msgspec.json.encode(Identity(1, str(uuid.uuid4()))))
-    daemon._fenced()
-    daemon._new_life()
-    daemon._new_life()
+    daemon.lives.fence()
+    daemon.lives.renew()
+    daemon.lives.renew()
     assert daemon.turn is turn
-    assert daemon.state.fenced
+    assert daemon.lives.fenced
     assert len(list((tmp_path / ".pmjq" / "node").iterdir())) == 1
     assert capfd.readouterr().err.count("life.failed") == 1

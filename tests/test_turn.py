@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable
 
 import msgspec
@@ -30,6 +31,7 @@ def machine(*names: str, content: bytes = PROGRAM, seconds: float = 1.0) -> Worl
     """Return a machine with jobs submitted and no daemon yet."""
     disk = MemDisk(Clock())
     disk.tree(ROOT)
+    disk.tree("/srv/archive")
     world = World(disk)
     for name in names:
         submit(world, name, content, seconds)
@@ -577,7 +579,7 @@ def test_spool_vanishes_and_comes_back(how: str) -> None:
     if how == "missing":
         world.disk.unlink(SPOOL_JSON)
     else:
-        world.disk.write(SPOOL_JSON, identity.replace(b"0b0e7d1e", b"ffffffff"))
+        world.disk.write(SPOOL_JSON, re.sub(b"[0-9a-f]{8}", b"ffffffff", identity, count=1))
     submit(world, "next")
     daemon.turn.nudge("next")
     daemon.run(lambda: False, within=1.0)
