@@ -238,7 +238,7 @@ class Nodes:
         return dict(sorted(Counter(where for word, _, where in self.lines()).items()))
 
 
-def many(share: Share, local: Path, say: Say, jobs: int = 1000, within: float = 240.0) -> None:
+def many(share: Share, local: Path, say: Say, jobs: int = 1000, within: float = 600.0) -> None:
     """Each of many jobs is run and recorded once, and every node runs its part."""
     with Nodes(share, local, ("-j", "8", "--lease", "30")) as nodes:
         nodes.start()
