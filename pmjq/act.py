@@ -165,7 +165,7 @@ class Act:
         """
         outside, desk = self.outside, self.desk
         wall = outside.wall()
-        ends = [(over, over.durable or _record(over, wall)) for over in overs]
+        ends = [(over, over.durable or self._record(over, wall)) for over in overs]
         events = [Event("claim.prepared", one.claimed, attempt=one) for _, one in prepared]
         events += [
             Event("job.ended", record.ended, record=record)
@@ -187,6 +187,10 @@ class Act:
             desk.claimed.pop(record.id, None)
             desk.over[record.id] = replace(over, durable=record)
         return True
+
+    def _record(self, over: Over, wall: float) -> Record:
+        record = job.record(over.attempt, over.status, over.state, wall, over.reason)
+        return self.outside.filing.archive.addressed(record)
 
     def _drop_papers(self, prepared: list[Prepared]) -> None:
         """Remove the papers of claims that were not made; what stays goes at the next start."""
@@ -331,10 +335,6 @@ class Act:
         for run in stop.runs:
             self.desk.tell(run, now)
         self.outside.processes.signal({run.attempt.id: run.pid for run in stop.runs}, stop.signal)
-
-
-def _record(over: Over, wall: float) -> Record:
-    return job.record(over.attempt, over.status, over.state, wall, over.reason)
 
 
 def _summary(record: Record) -> dict[str, Any]:

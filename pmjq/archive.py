@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import stat as modes
+from copy import copy
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -67,8 +68,31 @@ class Archive:
         self.done = self._destination(done or spool.done_path())
         self.failed = self._destination(failed) if failed else self.done
 
+    def of(self, spool: Spool) -> Archive:
+        """Return the same archive for another life of this daemon, whose spool that is."""
+        other = copy(self)
+        other.spool, other.disk, other.made = spool, spool.disk, []
+        return other
+
     def destination(self, record: Record) -> Destination:
-        """Return where a job goes."""
+        """Return where a job goes: what was decided when it ended, if every node finds that."""
+        if not record.near:
+            return self._own(record)
+        told = job.real_name(record.archive, record.archive_hex)
+        path = os.path.normpath(f"{self.spool.root}/{told}")
+        for home in (self.done, self.failed):
+            if home.path == path:
+                return home
+        return Destination(self.disk, path, self._device)
+
+    def addressed(self, record: Record) -> Record:
+        """Return a record that tells where its job goes."""
+        home = self._own(record)
+        near = home.device == self._device
+        path = os.path.relpath(home.path, self.spool.root) if near else home.path
+        return msgspec.structs.replace(record, archive=job.shown(path), archive_hex=job.exact(path))
+
+    def _own(self, record: Record) -> Destination:
         return self.failed if record.state in TO_ERROR_DIRECTORY else self.done
 
     def near(self, record: Record) -> bool:

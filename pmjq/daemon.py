@@ -23,7 +23,7 @@ import anyio
 import anyio.to_thread
 
 import pmjq
-from pmjq import account, errors, job, lease, lock, probe, service
+from pmjq import account, job, lease, lock, probe, service
 from pmjq.disk import Disk
 from pmjq.lease import LEASE, Heart
 from pmjq.lives import GUARDS, Ground, Lives
@@ -42,11 +42,8 @@ if TYPE_CHECKING:
     from pmjq.ready import Rules
     from pmjq.turn import Turn
 
-NAMESAKE_BEATS = 2.5
-"""For how many beats a life on another machine that has this node's name is listened to."""
-
-LISTEN = 0.25
-"""Seconds between two looks at its beat."""
+LISTEN = 0.5
+"""Seconds between two looks whether another machine uses this node's name."""
 
 LEAVE_PATIENCE = 5.0
 """Seconds to wait for a turn that hangs in a disk call before leaving without it."""
@@ -104,7 +101,7 @@ class Daemon:
         signal.signal(signal.SIGIO, signal.SIG_IGN)
         _raise_descriptors()
         try:
-            self._refuse_namesake()
+            self._listen()
             self.lives.begin()
             anyio.run(self._serve)
         finally:
@@ -143,25 +140,14 @@ class Daemon:
             wake=self.wake,
         )
 
-    def _refuse_namesake(self) -> None:
-        """Raise TryLaterError if a life on another machine uses this node's name and beats."""
-        others = self.lives.namesakes()
-        beats = self.lives.beats(others)
-        if not beats:
-            return
-        name = self.options.node
-        patience = NAMESAKE_BEATS / lease.BEATS * max(life.lease for life in others.values())
-        self.log.logger.info("daemon.listens", node=name, at_most=patience)
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            for token, beat in self.lives.beats(others).items():
-                if beat is not None and beat != beats[token]:
-                    life = others[token]
-                    raise errors.TryLaterError(
-                        f"node {name} is running on {life.host or life.machine} as process "
-                        f"{life.pid}; stop that one or give this one another --node"
-                    )
-            time.sleep(LISTEN)
+    def _listen(self) -> None:
+        """Wait until it is known that no life elsewhere uses this node's name."""
+        left = self.lives.listen()
+        if left:
+            self.log.logger.info("daemon.listens", node=self.options.node, at_most=round(left, 1))
+        while left:
+            time.sleep(min(LISTEN, left))
+            left = self.lives.listen()
 
     def _make_known(self, turn: Turn) -> None:
         self._publisher = Publisher(turn, self.options.limits, self.machine)
@@ -211,6 +197,8 @@ class Daemon:
             # A life that has nothing leaves nothing; one with jobs is buried by the next.
             with contextlib.suppress(OSError):
                 turn.spool.bury(turn.spool.token)
+        if left:
+            self.lives.leave()
         if turn.desk.filing:
             log.warning(
                 "archive.left", jobs=len(turn.desk.filing), reason="the next daemon files them"

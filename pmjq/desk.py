@@ -146,9 +146,16 @@ class Desk:
         """Return what still runs of jobs that are another life's and may run again there."""
         return tuple(run for run in self.strays.values() if run.attempt.spec.restartable)
 
-    def restartable(self) -> list[Run]:
-        """Return what runs and may run again elsewhere; may be called from any thread."""
-        return [run for run in list(self.running.values()) if run.attempt.spec.restartable]
+    def restartable(self) -> dict[str, int]:
+        """Return what may run, now or soon, and run again elsewhere: pids by id, 0 if not known.
+
+        May be called from any thread: what a turn that hangs has not heard of yet may run as well.
+        """
+        runs = {run.attempt.id: (run.attempt, run.pid) for run in list(self.running.values())}
+        others = [*list(self.starting.values()), *(one.attempt for one in list(self.line.values()))]
+        others += [doubt.attempt for doubt in list(self.doubts.values())]
+        runs = {each.id: (each, 0) for each in others} | runs
+        return {job_id: pid for job_id, (each, pid) in runs.items() if each.spec.restartable}
 
     def inherit(self, old: Desk, now: float) -> None:
         """Take over what an earlier life of this very daemon knew.
@@ -159,6 +166,16 @@ class Desk:
         for job_id, over in old.over.items():
             if self.doubts.pop(job_id, None) is not None:
                 self.over[job_id] = over
+        for job_id, back in old.returning.items():
+            if back.stopped and self.doubts.pop(job_id, None) is not None:
+                self.returning[job_id] = back
+        told = {job_id: run for job_id, run in old.running.items() if run.told is not None}
+        told |= {job_id: one.run for job_id, one in old.remains.items()}
+        told |= {job_id: run for job_id, run in old.running.items() if job_id in old.silenced}
+        for job_id, run in told.items():
+            if job_id in self.doubts:
+                # Whoever told it to stop knows why it ended.
+                self.doubts[job_id].told = replace(run, told=now)
         self.silenced = old.silenced
         starting = {each.id: Run(each, 0, 0.0, now) for each in old.starting.values()}
         remains = {job_id: one.run for job_id, one in old.remains.items()}

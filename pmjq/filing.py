@@ -164,13 +164,14 @@ class Filing:
         self.alone.discard(record.id)
 
     def _check(self, destination: Destination, now: float) -> None:
-        state = self._states[destination.path]
+        state = self._states.setdefault(destination.path, _State())
         if now - state.checked >= FIRST_PAUSE:
             destination.check()
             state.checked = now
 
     def _state(self, record: Record) -> _State:
-        return self._states[self.archive.destination(record).path]
+        # A job that another node ended may go where that node files.
+        return self._states.setdefault(self.archive.destination(record).path, _State())
 
     def _failed(self, record: Record, error: OSError) -> None:
         destination = self.archive.destination(record)

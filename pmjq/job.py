@@ -77,7 +77,8 @@ class Status(msgspec.Struct, frozen=True):
     ``pid`` and ``start`` (clock ticks since boot, field 22 of /proc/PID/stat) name its process,
     ``keeper`` and ``keeper_start`` the process that waits for it. ``code`` is its exit code, or
     the negated number of the signal that ended it. ``error`` is the errno of an execve that
-    failed. ``alone``, known only while the daemon lives, tells that it left no process behind.
+    failed. ``alone``, known only while the daemon lives, tells that it left no process behind;
+    ``told`` that its node had told it to stop.
     """
 
     started: float | None = None
@@ -91,6 +92,7 @@ class Status(msgspec.Struct, frozen=True):
     error: int | None = None
     void: bool = False
     alone: bool = False
+    told: bool = False
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +100,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     ``stem`` is the archived name, chosen once, so that every step of archiving can be repeated.
     ``late``: the job was recorded as lost, and how it ended was added when it was known.
+    ``archive``: the directory that it goes to: as its node names it, or, where that is on the
+    spool's own file system, from the spool, so that any node can go on with filing it.
     """
 
     format: Literal[1] = FORMAT
@@ -123,6 +127,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     directives: tuple[str, ...] = ()
     reason: str = ""
     late: bool = False
+    archive: str = ""
+    archive_hex: str = ""
+
+    @property
+    def near(self) -> bool:
+        """Tell whether it goes to a directory that every node finds from the spool."""
+        return self.archive != "" and not self.archive.startswith("/")
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -262,6 +273,8 @@ def _said(words: list[bytes]) -> dict[str, Any]:
         case [b"exit", code, at, user, system, rss, *_]:
             usage = Usage(float(user), float(system), int(rss))
             return {"code": int(code), "ended": _time(at), "usage": usage}
+        case [b"told", *_]:
+            return {"told": True}
         case [b"noexec", error, at, *_]:
             return {"error": int(error), "ended": _time(at)}
         case [b"void", *_]:

@@ -16,9 +16,12 @@ it anything:
   execve failed.
 * It waits for the job and writes ``exit CODE AT USER SYSTEM RSS``.
 
-A message is MOST, RECALL, NOW and LINE. NOW is started at once. LINE is started in its order
-while fewer than MOST jobs run, so that a slot that becomes free waits for nobody. RECALL empties
-the line first; what stood in it is reported as not started.
+A message is MOST, RECALL, NOW, LINE, TOLD and HEART. NOW is started at once. LINE is started in
+its order while fewer than MOST jobs run, so that a slot that becomes free waits for nobody. RECALL
+empties the line first; what stood in it is reported as not started. TOLD are jobs that are told to
+stop: that is written beside how they end, for whoever reads it. HEART is PATH, COUNT, EVERY and
+PROCESSES: a daemon that leaves its jobs running has its keeper go on with its heartbeat while one
+of them runs, so that no other node takes them for lost.
 
 If the daemon dies the keeper goes on until its last job has ended. If the keeper dies, its jobs
 go on, and only their exit status is lost. It is single-threaded: the directory of a job is set by
@@ -38,6 +41,9 @@ Order = tuple[Key, str, list[str], str, str, str, dict[str, str]]
 """Key, path, argv, working directory, output, status, environment."""
 
 LONGEST_MESSAGE = 1 << 17
+
+WIDTH = 20
+"""Digits of a beat, as in pmjq.lease."""
 
 TEXT_BUSY_TRIES = 40
 TEXT_BUSY_PAUSE = 0.05
@@ -84,6 +90,10 @@ class Keeper:
         self.line: list[Order] = []
         self.most = 0
         self.unwritten: list[tuple[str, str]] = []
+        self.beat: str = ""
+        self.count = 0
+        self.every = self.beat_at = 0.0
+        self.others: list[tuple[int, int]] = []
         self.reports: list[tuple[object, ...]] = []
         self.pid = os.getpid()
         self.start = start_time(self.pid)
@@ -95,7 +105,7 @@ class Keeper:
 
     def run(self) -> None:
         """Go on until the daemon is gone and the last job has ended."""
-        while self.connected or self.jobs or self.busy or self.unwritten:
+        while self.connected or self.jobs or self.busy or self.unwritten or self.others:
             for fd, happened in self.poll.poll(self.pause()):
                 if fd == self.woken:
                     os.read(self.woken, 4096)
@@ -105,12 +115,17 @@ class Keeper:
             self.try_again()
             self.start_line()
             self.report()
+            self.go_on_beating()
 
     def pause(self) -> float | None:
         """Return for how many milliseconds there is nothing to do but listen."""
         if self.busy:
             return TEXT_BUSY_PAUSE * 1000
-        return UNWRITTEN_PAUSE * 1000 if self.unwritten else None
+        if self.unwritten:
+            return UNWRITTEN_PAUSE * 1000
+        if self.beat and not self.connected:
+            return max(0.0, self.beat_at - time.monotonic()) * 1000
+        return None
 
     def obey(self) -> None:
         """Carry out one message of orders."""
@@ -124,7 +139,12 @@ class Keeper:
             self.disconnect()
             return
         # From the daemon that started this process.
-        self.most, recall, now, line = marshal.loads(message)  # noqa: S302
+        self.most, recall, now, line, told, heart = marshal.loads(message)  # noqa: S302
+        for key, status in list(self.jobs.values()):
+            if key in told:
+                self.write(status, "told\n")
+        if heart:
+            self.beat, self.count, self.every, self.others = heart
         if recall:
             self.reports += [("unstarted", order[0], errno.ECANCELED, False) for order in self.line]
             self.line.clear()
@@ -264,6 +284,25 @@ class Keeper:
             del self.reports[: len(part)]
         if self.connected:
             self.poll.modify(self.fd, select.POLLIN)
+
+    def go_on_beating(self) -> None:
+        """Rewrite the beat of a daemon that has left, until its jobs have ended or it is gone."""
+        if self.connected or not self.beat or time.monotonic() < self.beat_at:
+            return
+        self.beat_at = time.monotonic() + self.every
+        self.others = [one for one in self.others if start_time(one[0]) == one[1]]
+        self.count += 1
+        try:
+            fd = os.open(self.beat, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.pwrite(fd, f"{self.count:0{WIDTH}}\n".encode(), 0)
+                os.fdatasync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                # Buried: by the next daemon of this node, which has the jobs now.
+                self.beat, self.others = "", []
 
     def disconnect(self) -> None:
         """Go on alone: the daemon is gone."""

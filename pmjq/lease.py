@@ -66,9 +66,11 @@ class Heart:
         self.fenced = fenced
         self.every = lease / BEATS
         self.count = 0
+        self.trouble = ""
         self._now = now
         self._through = now()
         self._stop = threading.Event()
+        self._now_or_stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
 
     def start(self) -> None:
@@ -78,6 +80,11 @@ class Heart:
     def stop(self) -> None:
         """Stop beating."""
         self._stop.set()
+        self._now_or_stop.set()
+
+    def hurry(self) -> None:
+        """Beat at once."""
+        self._now_or_stop.set()
 
     def silent(self) -> float:
         """Return for how many seconds at most others have not heard this life."""
@@ -94,13 +101,18 @@ class Heart:
             self.disk.write_at(self.path, 0, f"{self.count:0{WIDTH}}\n".encode())
         except FileNotFoundError:
             return False
-        except OSError:
+        except OSError as error:
+            self.trouble = error.strerror or str(error)
             return True
-        self._through = begun
+        self._through, self.trouble = begun, ""
         return True
 
     def _run(self) -> None:
-        while not self._stop.wait(self.every):
+        while True:
+            self._now_or_stop.wait(self.every)
+            self._now_or_stop.clear()
+            if self._stop.is_set():
+                return
             if not self.beat():
                 self.fenced()
                 return
@@ -123,12 +135,26 @@ class Beats(Protocol):
 
 @dataclass(slots=True)
 class _Heard:
-    """One life as it was heard last: its beat, when, and for how long it has been the same."""
+    """One life as it was heard last: its beat, when, and for how long it has been the same.
+
+    ``known``: whether its lease is; ``beaten``: whether a beat of it was ever seen.
+    """
 
     lease: float
     beat: bytes | None
     at: float
     silent: float = 0.0
+    known: bool = True
+    beaten: bool = True
+
+    @property
+    def dead(self) -> bool:
+        """Tell whether it has been silent for its lease.
+
+        What was looked up in vain before it was there, NFS shows as missing for 30 s: a beat that
+        was never seen says little.
+        """
+        return self.silent >= (self.lease if self.beaten else max(self.lease, LEASE))
 
 
 class Silence:
@@ -165,7 +191,7 @@ class Silence:
             except OSError:
                 # No look at this one; what it says next is compared with what it said before.
                 continue
-        return [token for token, one in self._heard.items() if one.silent >= one.lease]
+        return [token for token, one in self._heard.items() if one.dead]
 
     def hurry(self, now: float) -> None:
         """Look at the lives again soon: somebody seems to be there who was not."""
@@ -189,10 +215,17 @@ class Silence:
 
     def _hear(self, token: str, now: float, *, counts: bool) -> None:
         beat, one = self._spool.beat(token), self._heard.get(token)
-        if one is None:
+        if one is None or not one.known:
+            # One that has not said yet what its lease is has the usual one, until it does.
             life = self._spool.life(token)
-            self._heard[token] = _Heard(max(life.lease, SHORTEST) if life else LEASE, beat, now)
+            lease = max(life.lease, SHORTEST) if life else LEASE
+        if one is None:
+            heard = _Heard(lease, beat, now, known=life is not None, beaten=beat is not None)
+            self._heard[token] = heard
             return
+        one.beaten = one.beaten or beat is not None
+        if not one.known:
+            one.lease, one.known = lease, life is not None
         if beat != one.beat:
             one.beat, one.silent = beat, 0.0
         elif counts:

@@ -10,6 +10,7 @@ There are no threads, no signals and no event loop here: the daemon has those an
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,6 +33,15 @@ if TYPE_CHECKING:
 
 GUARDS = 48
 """How many times in a lease it is looked whether the own heartbeat gets through."""
+
+PAUSED = 3
+"""Looks that were missed in a row tell that the machine or the daemon was stopped."""
+
+SAID = 3
+"""Beats that did not get through before people are told."""
+
+NAMESAKE_BEATS = 2.5
+"""For how many beats a life elsewhere that has this node's name is listened to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +92,37 @@ class Lives:
         self._uuid = ""
         self._trouble = ""
         self._told: dict[str, float] = {}
+        self._heard: dict[str, tuple[bytes, float]] = {}
+        self._archive: Archive | None = None
+        self._guarded = ground.boottime()
+        self._silence_said = False
 
     def prepare(self) -> str:
         """Make the spool's tree if there is none; return its uuid. Errors as ``Spool.prepare``."""
         self._uuid = self._spool().prepare(self.ground.chance()).uuid
         return self._uuid
 
-    def namesakes(self) -> dict[str, Life]:
-        """Return the lives on other machines that use this node's name."""
-        settings = self.ground.settings
-        return recovery.namesakes(self._spool().lives(), settings.node, settings.machine)
+    def listen(self) -> float:
+        """Return for how many seconds it is to be heard yet whether this node's name is in use.
 
-    def beats(self, tokens: dict[str, Life]) -> dict[str, bytes | None]:
-        """Return the beats of some lives."""
-        spool = self._spool()
-        return {token: spool.beat(token) for token in tokens}
+        To be asked again until it is 0. TryLaterError if a life elsewhere beats under this name.
+        """
+        ground, settings, spool = self.ground, self.ground.settings, self._spool()
+        unseen = recovery.unseen(spool.lives(), settings.node, settings.machine, local=ground.local)
+        now, left = ground.now(), 0.0
+        for token, life in unseen.items():
+            beat = spool.beat(token)
+            if beat is None:
+                continue
+            before, since = self._heard.setdefault(token, (beat, now))
+            if beat != before:
+                self._heard.clear()
+                raise errors.TryLaterError(_in_use(settings.node, life))
+            lease = life.lease if life is not None else settings.lease
+            left = max(left, since + NAMESAKE_BEATS / BEATS * lease - now)
+        if not left:
+            self._heard.clear()
+        return left
 
     def begin(self) -> None:
         """Begin a life: make it known, and take up what earlier ones left.
@@ -104,14 +130,12 @@ class Lives:
         OSError or PmjqError if it cannot begin; what it made by then is taken up by the next.
         """
         ground, settings = self.ground, self.ground.settings
-        former = recovery.former_lives(
-            self._spool().lives(), settings.node, settings.machine, ground.alive
-        )
+        lives = self._spool().lives()
+        self._refuse_unknown(lives)
+        former = recovery.former_lives(lives, settings.node, settings.machine, ground.alive)
         spool = self._spool(node.token(settings.node, settings.machine.boot, ground.chance()))
         spool.identify()
-        archive = Archive(spool, ground.archive, ground.errors)
-        for path in archive.made:
-            ground.log.info("archive.made", archive=job.shown(path))
+        archive = self._filed_to(spool)
         spool.begin()
         heart = Heart(
             ground.disk, spool.beat_path(), self.fence, settings.lease, now=ground.boottime
@@ -159,18 +183,32 @@ class Lives:
         try:
             if self._spool().identify().uuid != self._uuid:
                 raise errors.ConfigurationError("another spool is in its place")
+            if left := self.listen():
+                raise errors.TryLaterError(
+                    f"listening for {left:.0f} s whether another machine uses this node's name"
+                )
             self.begin()
         except (OSError, errors.PmjqError) as error:
             self.turn, self.heart, self.fenced = old, heart, True
-            if str(error) != self._trouble:
+            kind = type(error).__name__ + str(getattr(error, "errno", ""))
+            if kind != self._trouble:
                 # A line for people; where it failed says less than why.
                 ground.log.error("life.failed", reason=str(error))  # noqa: TRY400
-            self._trouble = str(error)
+            self._trouble = kind
             return
         self.turn.intent = old.intent
         self.turn.desk.inherit(old.desk, ground.now())
         self._trouble = ""
         ground.log.warning("life.begun", token=self.turn.spool.token, instead_of=old.spool.token)
+
+    def leave(self) -> None:
+        """Leave jobs running: their keeper goes on with the heartbeat, so that they stay ours."""
+        heart = self.heart
+        heart.stop()
+        try:
+            self.ground.processes.go_on_beating(heart.path, heart.count, heart.every)
+        except OSError as error:
+            self.ground.log.error("heartbeat.ends", reason=str(error))  # noqa: TRY400  # for people
 
     def guard(self) -> None:
         """Stop what others may start again before they may, if our heartbeat does not get through.
@@ -179,13 +217,20 @@ class Lives:
         as long as its server does.
         """
         ground, lease = self.ground, self.ground.settings.lease
-        silent = self.heart.silent()
+        silent, looked = self.heart.silent(), ground.boottime()
+        paused, self._guarded = looked - self._guarded > PAUSED * lease / GUARDS, looked
+        self._say_silence(silent, lease)
         if silent < KEEPING * lease:
             self._told.clear()
             return
+        if paused:
+            # The machine, or this process, was stopped for a while: the beat has its turn first. If
+            # somebody has buried this life meanwhile, it finds that out.
+            self.heart.hurry()
+            return
         now, desk, told = ground.now(), self.turn.desk, self._told
         grace = min(ground.settings.grace, lease / BEATS)
-        runs = {run.attempt.id: run.pid for run in desk.restartable()}
+        runs = desk.restartable()
         first = {job_id: pid for job_id, pid in runs.items() if job_id not in told}
         late = {job_id: pid for job_id, pid in runs.items() if now - told.get(job_id, now) >= grace}
         if first:
@@ -193,10 +238,54 @@ class Lives:
             ground.log.warning("jobs.silenced", jobs=len(first), reason=reason)
             desk.silence(set(first))
             told |= dict.fromkeys(first, now)
+            with contextlib.suppress(OSError):
+                ground.processes.recall()
             ground.processes.signal(first, signal.SIGTERM)
         if late:
             ground.processes.signal(late, signal.SIGKILL)
 
+    def _say_silence(self, silent: float, lease: float) -> None:
+        """Log that the heartbeat does not get through, once, and that it does again."""
+        log = self.ground.log
+        if silent < 2 * lease / BEATS:
+            if self._silence_said:
+                log.info("heartbeat.works_again")
+            self._silence_said = False
+        elif silent >= SAID * lease / BEATS and not self._silence_said:
+            self._silence_said = True
+            reason = self.heart.trouble or "the file system does not answer"
+            log.error("heartbeat.failed", reason=reason, silent=round(silent, 1), lease=lease)
+
+    def _refuse_unknown(self, lives: dict[str, Life | None]) -> None:
+        """Raise ConfigurationError for a life of a format that is not known here."""
+        spool = self._spool()
+        for token, life in lives.items():
+            unknown = spool.unknown_life(token) if life is None else 0
+            if unknown:
+                raise errors.ConfigurationError(
+                    f"node {node.name_of(token)} here has format {unknown}, this pmjq knows format "
+                    f"{job.FORMAT}; install the same version on all nodes"
+                )
+
+    def _filed_to(self, spool: Spool) -> Archive:
+        """Return the archive of a life: that of the first one, wherever its directories are now.
+
+        What is missing then may be a mount, and is not made again.
+        """
+        if self._archive is None:
+            archive = Archive(spool, self.ground.archive, self.ground.errors)
+            for path in archive.made:
+                self.ground.log.info("archive.made", archive=job.shown(path))
+        else:
+            archive = self._archive.of(spool)
+        self._archive = archive
+        return archive
+
     def _spool(self, token: str = "") -> Spool:
         ground = self.ground
         return Spool(ground.disk, ground.root, token, local=ground.local)
+
+
+def _in_use(name: str, life: Life | None) -> str:
+    where = "elsewhere" if life is None else f"on {life.host or life.machine} as process {life.pid}"
+    return f"node {name} is running {where}; stop that one or give this one another --node"

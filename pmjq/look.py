@@ -59,13 +59,17 @@ class Look:
         self._verdict_said = ""
         self._closed_since: float | None = None
 
+    def present(self) -> bool:
+        """Tell whether the spool is there."""
+        return self._entries.present()
+
     def view(self) -> View:
         """Return what a decision may use now; OSError if the spool cannot be looked at."""
         outside, desk = self.outside, self.desk
         now = outside.now()
         self._hear(now)
         self._see_remains(now)
-        if not self._entries.present():
+        if desk.outage:
             return View(now=now)
         if desk.doubtful:
             self._reload(now)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from math import inf
 
 from msgspec import Struct
 
@@ -68,7 +69,10 @@ class Life(Struct, frozen=True, kw_only=True):
 
 
 class Machine(Struct, frozen=True):
-    """Where a daemon runs: machine, boot, pid namespace, and the daemon's own process."""
+    """Where a daemon runs: machine, boot, pid namespace, and the daemon's own process.
+
+    ``booted``: the time of day of the boot, in seconds since the epoch.
+    """
 
     machine: str
     boot: str
@@ -76,6 +80,7 @@ class Machine(Struct, frozen=True):
     pid: int
     start: int
     host: str = ""
+    booted: float = inf
 
 
 LONGEST_NAME = 128
@@ -84,9 +89,12 @@ LONGEST_NAME = 128
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}(\.[A-Za-z0-9_-]{1,63})*")
 
 
+_LIFE = re.compile(r".*\.[0-9a-z]{8}\.[0-9a-z]{8}", re.DOTALL)
+
+
 def token(name: str, boot: str, chance: str) -> str:
     """Return the name of one life: node, boot and chance, so that no two lives ever share one."""
-    return f"{name}.{boot[:8]}.{chance[:8]}"
+    return f"{name}.{boot[:8]:0<8}.{chance[:8]:0<8}"
 
 
 def origin(token: str) -> str:
@@ -101,7 +109,7 @@ def boot_of(token: str) -> str:
 
 def is_token(text: str) -> bool:
     """Tell whether a text can name a life; others may put things beside them."""
-    return is_name(name_of(text))
+    return _LIFE.fullmatch(text) is not None and is_name(name_of(text))
 
 
 def name_of(token: str) -> str:

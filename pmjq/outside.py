@@ -49,6 +49,9 @@ class Runner(Protocol):
     def recall(self) -> None:
         """Have nothing more of the line started."""
 
+    def go_on_beating(self, path: str, count: int, every: float) -> None:
+        """Have the heartbeat go on without the daemon, while its jobs run."""
+
     def reports(self) -> list[Report]:
         """Return what has happened since the last call."""
 

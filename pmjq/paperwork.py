@@ -157,6 +157,10 @@ class Paperwork(Tree):
         """Return the record of an attempt, None if it is missing or torn."""
         return self._decode(f"{self._job}/{job_id}/record.{number}.json", Record)
 
+    def unknown_record(self, job_id: str, number: int) -> int:
+        """Return the format of a record that is of none that is known here, else 0."""
+        return self.unknown(f"{self._job}/{job_id}/record.{number}.json")
+
     def append(self, events: Iterable[Event]) -> None:
         """Append to this life's events and sync once.
 

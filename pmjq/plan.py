@@ -317,7 +317,10 @@ def stopped_unseen(attempt: Attempt, status: Status) -> bool:
 
     A node that is shut down, or that is cut off from the spool, ends its restartable jobs so.
     """
-    return attempt.spec.restartable and status.code in (-signal.SIGTERM, -signal.SIGKILL)
+    stopped = status.told and status.code != 0
+    return attempt.spec.restartable and (
+        stopped or status.code in (-signal.SIGTERM, -signal.SIGKILL)
+    )
 
 
 def signal_name(number: int) -> str:

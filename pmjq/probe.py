@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import time
 from pathlib import Path
 
 import psutil
@@ -69,6 +70,7 @@ def machine() -> Machine:
         pid=pid,
         start=start_time(pid),
         host=platform.node(),
+        booted=time.time() - time.clock_gettime(time.CLOCK_BOOTTIME),
     )
 
 

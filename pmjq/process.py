@@ -30,7 +30,7 @@ from pmjq import probe
 from pmjq.job import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 KEEPER = str(Path(__file__).with_name("keeper.py"))
 
@@ -123,6 +123,7 @@ class Processes:
         self._kept: set[Key] = set()
         self._most = 0
         self._adopted: dict[int, Key] = {}
+        self._watched: dict[int, tuple[int, int]] = {}
         self._former: list[subprocess.Popen[bytes]] = []
 
     def fileno(self) -> int:
@@ -148,7 +149,16 @@ class Processes:
         """
         self._most = 0
         if self._socket is not None:
-            self._socket.sendall(marshal.dumps((0, True, [], [])))
+            self._tell(0, recall=True)
+
+    def go_on_beating(self, path: str, count: int, every: float) -> None:
+        """Have the keeper go on with a heartbeat when this daemon is gone, while its jobs run.
+
+        ``count``: the last beat; ``every``: seconds. Raises OSError if no keeper is to be had.
+        """
+        others = [one for one in self._watched.values() if probe.alive(*one)]
+        if self._kept or others:
+            self._tell(0, recall=True, heart=(path, count, every, others))
 
     def _pace(self) -> None:
         """Tell the keeper anew how many of its jobs may run beside the adopted ones."""
@@ -161,9 +171,8 @@ class Processes:
         orders = [*now, *line]
         self._most = most
         own = max(0, most - len(self._adopted))
-        message = (own, False, [tuple(each) for each in now], [tuple(each) for each in line])
         try:
-            (self._socket or self._start_keeper()).sendall(marshal.dumps(message))
+            self._tell(own, now=now, line=line)
         except OSError as error:
             # Too long an environment for a message, or a keeper that died just now: they are
             # looked at again.
@@ -176,6 +185,21 @@ class Processes:
         else:
             self._kept.update(order.key for order in orders)
 
+    def _tell(
+        self,
+        most: int,
+        *,
+        recall: bool = False,
+        now: Sequence[Order] = (),
+        line: Sequence[Order] = (),
+        told: Sequence[Key] = (),
+        heart: tuple[str, int, float, list[tuple[int, int]]] | None = None,
+    ) -> None:
+        """Send one message to the keeper, which is started if there is none."""
+        orders = [tuple(each) for each in now], [tuple(each) for each in line]
+        message = (most, recall, *orders, list(told), heart)
+        (self._socket or self._start_keeper()).sendall(marshal.dumps(message))
+
     def reports(self) -> list[Report]:
         """Return what has happened since the last call, without blocking."""
         reports: list[Report] = []
@@ -184,6 +208,7 @@ class Processes:
                 self._listen(self._socket, reports)
             elif fd in self._adopted:
                 reports.append(Vanished(self._adopted.pop(fd)))
+                self._watched.pop(fd, None)
                 self._epoll.unregister(fd)
                 os.close(fd)
                 self._pace()
@@ -200,6 +225,7 @@ class Processes:
             os.close(fd)
             return False
         self._adopted[fd] = key
+        self._watched[fd] = (pid, start)
         self._epoll.register(fd, select.EPOLLIN)
         self._pace()
         return True
@@ -227,11 +253,15 @@ class Processes:
     def signal(self, jobs: Mapping[str, int], number: int) -> None:
         """Send a signal to the whole tree of each job.
 
-        ``jobs``: the pids of their first processes, by id. A tree is the job's session, its
-        descendants, and whoever still has its PMJQ_ID in the environment.
+        ``jobs``: the pids of their first processes, by id; 0 where that is not known. A tree is the
+        job's session, its descendants, and whoever still has its PMJQ_ID in the environment.
         """
-        for job_id, pids in _members(set(jobs), jobs).items():
-            del job_id
+        told = [key for key in list(self._kept) if key[0] in jobs]
+        if told and self._socket is not None:
+            with contextlib.suppress(OSError):
+                own = max(0, self._most - len(self._adopted))
+                self._tell(own, told=told)
+        for pids in _members(set(jobs), jobs).values():
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, number)
@@ -312,7 +342,7 @@ def _report(values: tuple[Any, ...]) -> Started | Unstarted | Ended:
 def _members(ids: set[str], leaders: Mapping[str, int] | None = None) -> dict[str, list[int]]:
     """Return the processes of jobs by id, in one pass over /proc."""
     leaders = leaders or {}
-    by_session = {pid: job_id for job_id, pid in leaders.items()}
+    by_session = {pid: job_id for job_id, pid in leaders.items() if pid}
     parents: dict[int, int] = {}
     owner: dict[int, str] = {}
     me = os.getpid()

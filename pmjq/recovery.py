@@ -36,6 +36,18 @@ LIVES_MENDED = 16
 """How many lives before the last boot are looked through for what a power cut has torn."""
 
 
+MOST_MENDED = 1000
+"""Records of each life that are looked at: as many as end in the half minute that a kernel takes
+to write back."""
+
+MOST_MENDED_SHARED = 50
+"""The same where a look is a round trip, and a close has written back all but the last ones."""
+
+REBOOT_SLACK = 90.0
+"""Seconds before this boot in which a life of the same machine may have written its ``node.json``
+and live on: it does so every minute, and clocks differ."""
+
+
 @dataclass(frozen=True, slots=True)
 class Former:
     """An earlier life of this node, or one that fell silent.
@@ -55,7 +67,7 @@ def former_lives(
     """Return the dead lives of this node's name; TryLaterError if one of them lives.
 
     The caller holds this machine's lock for the node and the spool, so a life of this boot that
-    never got as far as publishing itself is dead.
+    never got as far as publishing itself is dead. It has listened to those that are ``unseen``.
     """
     dead: list[Former] = []
     for token, life in sorted(lives.items()):
@@ -102,13 +114,30 @@ def clear_up(spool: Spool, desk: Desk, token: str) -> None:
             _clear(spool, attempt)
 
 
-def namesakes(lives: dict[str, Life | None], name: str, me: Machine) -> dict[str, Life]:
-    """Return the lives of this node's name on other machines: which of them live, beats tell."""
-    return {
-        token: life
-        for token, life in lives.items()
-        if life is not None and life.name == name and life.machine != me.machine
-    }
+def unseen(
+    lives: dict[str, Life | None], name: str, me: Machine, *, local: bool
+) -> dict[str, Life | None]:
+    """Return the lives of this node's name that may live where this machine cannot see it.
+
+    Another machine's; those of another pid namespace; and on a shared spool those of another boot
+    of a machine that calls itself as this one does, unless they fell silent before this boot:
+    clones of one image have one machine id. Whether they live, their beats tell.
+    """
+    found: dict[str, Life | None] = {}
+    for token, life in lives.items():
+        if node.name_of(token) != name:
+            continue
+        if life is None:
+            may = not local and node.boot_of(token) != me.boot[:8]
+        elif life.machine != me.machine:
+            may = True
+        elif life.boot != me.boot:
+            may = not local and life.at.timestamp() > me.booted - REBOOT_SLACK
+        else:
+            may = life.space != me.space
+        if may:
+            found[token] = life
+    return found
 
 
 def reload(spool: Spool, desk: Desk, now: float) -> list[str]:
@@ -138,8 +167,11 @@ def load_ended(spool: Spool, desk: Desk) -> None:
     for key in spool.ended():
         if key[0] not in desk.filing and key[0] not in desk.over:
             record = spool.record(*key)
-            if record is None:
+            if record is None and not spool.unknown_record(*key):
                 missing.append(key)
+            elif record is None:
+                # Of a later version, whose nodes know what to do with it.
+                continue
             elif record.node not in others:
                 _file(spool, desk, record)
     if not missing:
@@ -156,10 +188,13 @@ def load_ended(spool: Spool, desk: Desk) -> None:
 
 
 def _file(spool: Spool, desk: Desk, record: Record) -> None:
-    """Have an ended job filed; one of another node is taken first, which only one node can."""
+    """Have an ended job filed; one of another node is taken first, which only one node can.
+
+    What goes to a file system of that node's own is left to it: half of it may be there already.
+    """
     if record.node == node.name_of(spool.token):
         desk.filing[record.id] = record
-    elif spool.take_ended(record):
+    elif (record.near or not record.archive) and spool.take_ended(record):
         known = _as_recorded(spool, record)
         desk.over[record.id] = Over(known, Status(), record.state, record.reason, record)
 
@@ -184,8 +219,12 @@ def cut_short(spool: Spool) -> list[Former]:
 
 def mend(spool: Spool, archive: Archive, former: list[Former]) -> int:
     """Write again the archived records that a power cut has torn; return how many."""
+    most = MOST_MENDED if spool.local else MOST_MENDED_SHARED
     records = [
-        record for life in former if life.rebooted for record in spool.last_records(life.token)
+        record
+        for life in former
+        if life.rebooted
+        for record in spool.last_records(life.token)[-most:]
     ]
     return sum(archive.mend(record) for record in records)
 
@@ -210,8 +249,9 @@ def clear_paperwork(spool: Spool, desk: Desk, name: str, lives: set[str]) -> Non
 def _unneeded(spool: Spool, desk: Desk) -> list[str]:
     """Return the ids of jobs that nobody has and that are not to be archived."""
     papers = spool.paperwork()
-    # In this order: a job that ends meanwhile is seen in one of the places.
-    kept = spool.batons()
+    # In this order: a job that ends meanwhile is seen in one of the places. Twice, since one that
+    # is taken over may go from a life that is still to be listed to one that has been.
+    kept = spool.batons() | spool.batons()
     kept |= {job_id for job_id, _ in spool.ended()}
     return [job_id for job_id in papers if job_id not in kept and job_id not in desk.filing]
 

@@ -293,7 +293,12 @@ class Spool(Paperwork):
 
     def life(self, token: str) -> Life | None:
         """Return what a life says of itself, None where that cannot be read."""
-        return self._decode(f"{self.own}/node/{token}/node.json", Life)
+        life = self._decode(f"{self.own}/node/{token}/node.json", Life)
+        return life if life is not None and life.format == FORMAT else None
+
+    def unknown_life(self, token: str) -> int:
+        """Return the format of a life that is of none that is known here, else 0."""
+        return self.unknown(f"{self.own}/node/{token}/node.json")
 
 
 def _numbered(name: str, number: int) -> str:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from pmjq.job import FORMAT
+
 if TYPE_CHECKING:
     from pmjq.disk import Disk
 
@@ -19,6 +21,13 @@ T = TypeVar("T")
 
 OWN = ".pmjq"
 """The one name in the spool that is pmjq's."""
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What is looked for in a record of any format."""
+
+    format: int = FORMAT
+    version: str = ""
 
 
 class Tree:
@@ -79,6 +88,11 @@ class Tree:
             return self.disk.names(path)
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def unknown(self, path: str) -> int:
+        """Return the format of a record that is of none that is known here, else 0."""
+        head = decoded(self.disk.read(path) or b"", Head)
+        return head.format if head is not None and head.format != FORMAT else 0
 
     def _decode(self, path: str, kind: type[T]) -> T | None:
         text = self.disk.read(path)

@@ -12,6 +12,7 @@ with the disk (``pmjq.recovery``).
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from pmjq import job, node, plan, recovery
@@ -106,8 +107,9 @@ class Turn:
         pauses = self.outside.pauses
         for _ in range(PLANS_IN_A_TURN):
             try:
-                self._take_up_silent()
-                self._complete_late()
+                if self._look.present():
+                    self._take_up_silent()
+                    self._complete_late()
                 view = self._look.view()
             except OSError as error:
                 pauses.failed("look", error)
@@ -146,6 +148,9 @@ class Turn:
         dead = silence.dead(now, outside.silent())
         self.desk.living = silence.living()
         for token in dead:
+            if unknown := self.spool.unknown_life(token):
+                self._leave_alone(token, unknown)
+                continue
             try:
                 self._bury(token, silence.lease(token), now)
             except OSError as error:
@@ -155,6 +160,13 @@ class Turn:
             else:
                 outside.pauses.worked("burial")
                 silence.forget(token)
+
+    def _leave_alone(self, token: str, unknown: int) -> None:
+        """Say once that a silent life is of a format that is not known here."""
+        if token not in self._given_up:
+            self._given_up.add(token)
+            reason = f"has format {unknown}, this pmjq knows format {job.FORMAT}"
+            self.outside.log.error("node.unknown", node=node.name_of(token), reason=reason)
 
     def _complete_late(self) -> None:
         late, pauses = self.filing.late, self.outside.pauses
@@ -178,11 +190,13 @@ class Turn:
             "how the job ended is not known"
         )
         former = recovery.Former(token, rebooted=True, reason=reason)
-        mended = recovery.mend(self.spool, self.filing.archive, [former])
-        if mended:
-            self.outside.log.info("records.mended", jobs=mended)
         recovery.take_up(self.spool, self.desk, [former], now)
         recovery.clear_up(self.spool, self.desk, token)
+        # Last: an archive that is away keeps nobody from taking over.
+        with contextlib.suppress(OSError):
+            mended = recovery.mend(self.spool, self.filing.archive, [former])
+            if mended:
+                self.outside.log.info("records.mended", jobs=mended)
 
     def _wake(self, looked: float) -> float:
         """Return the first deadline after the last look: what was due then is done, or paused."""

@@ -1021,6 +1021,9 @@ class FakeProcesses:
                 if process.key[0] == job_id:
                     self.world.end(process, -number)
 
+    def go_on_beating(self, path: str, count: int, every: float) -> None:
+        raise NotImplementedError("no double of a daemon leaves")
+
     def close(self) -> None:
         self.world.kill_daemon(self)
 

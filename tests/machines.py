@@ -38,7 +38,7 @@ from doubles import (
     reading,
 )
 from mounts import Actor, Mount, Odds
-from pmjq.daemon import AGAIN
+from pmjq.daemon import AGAIN, LISTEN
 from pmjq.disk import GONE
 from pmjq.errors import PmjqError
 from pmjq.gates import Limits
@@ -547,7 +547,10 @@ class Server(Actor):
         self.clock = of.box.times
         self.processes = Processes(of.box, self)
         pid = self.processes.daemon
-        self.me = Machine(f"machine-{of.box.name}", of.box.boot, "space", pid, pid * 100)
+        booted = self.clock.wall() - self.clock.now()
+        self.me = Machine(
+            f"machine-{of.box.name}", of.box.boot, "space", pid, pid * 100, booted=booted
+        )
         self.log = Lines()
         self.lives = Lives(
             self._ground(),
@@ -596,6 +599,8 @@ class Server(Actor):
     def _run(self) -> None:
         try:
             self.lives.prepare()
+            while left := self.lives.listen():
+                self.sim.sleep(self.clock.at(self.clock.now() + min(left, LISTEN)))
             self.lives.begin()
         except (OSError, PmjqError) as error:
             self.sim.note(f"{self.name}: cannot begin: {error}")
@@ -692,7 +697,8 @@ class Server(Actor):
         pause = every = lease / GUARDS
         while True:
             self.sim.sleep(self.clock.at(self.clock.now() + pause))
-            silent = self.lives.heart.silent()
+            silent, silenced = self.lives.heart.silent(), set(self.lives.turn.desk.silenced)
             self.lives.guard()
+            self.sim.faults["jobs silenced"] += len(self.lives.turn.desk.silenced - silenced)
             # Looks that cannot find anything are left out.
             pause = every * max(1, (KEEPING * lease - silent) // every)

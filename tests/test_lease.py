@@ -351,3 +351,13 @@ def test_lives_that_cannot_be_listed_are_an_error() -> None:
 
     with pytest.raises(OSError, match=r"[Ss]tale"):
         Silence(Broken()).dead(1.0)
+
+
+def test_lease_that_was_not_known_at_first_is_read_later() -> None:
+    """A life that has not published itself yet has the usual lease until it does."""
+    lives = Lives(one=b"1")
+    silence = Silence(lives)
+    silence.dead(0.0)
+    lives.leases["one"] = 1000.0
+    silence.dead(LEASE)
+    assert silence.lease("one") == 1000.0

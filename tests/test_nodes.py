@@ -33,7 +33,7 @@ NOW = 1_700_000_000.0
 ME = probe.machine()
 LIFE = Life(
     name="a",
-    token="a.b.c",
+    token="a.boot0001.00000001",
     machine="other",
     boot="b",
     space="pid:[1]",
@@ -58,7 +58,7 @@ def spool(tmp_path: Path) -> Path:
 
 def lives(
     spool: Path,
-    token: str = "a.b.c",
+    token: str = "a.boot0001.00000001",
     age: float | None = 1.0,
     **said: Any,  # noqa: ANN401  # fields of a life
 ) -> Path:
@@ -135,8 +135,8 @@ def test_a_life_without_beat_is_buried(spool: Path) -> None:
 
 def test_the_newest_beat_is_the_least_that_the_server_says_it_is(spool: Path) -> None:
     """Our clock may be behind the file server's: ages are never taken from a time before a beat."""
-    lives(spool, "a.b.c", age=-1000.0)
-    lives(spool, "b.b.c", age=-1.0)
+    lives(spool, "a.boot0001.00000001", age=-1000.0)
+    lives(spool, "b.boot0001.00000002", age=-1.0)
     assert [(seen.name, str(seen.state), seen.silent) for seen in see(spool)] == [
         ("a", "alive", 0.0),
         ("b", "silent", 999.0),
@@ -145,8 +145,8 @@ def test_the_newest_beat_is_the_least_that_the_server_says_it_is(spool: Path) ->
 
 def test_two_looks_judge_by_content(spool: Path) -> None:
     """What changed lives however old its mtime is, and what stood still is silent."""
-    place = lives(spool, "a.b.c", age=9999.0)
-    lives(spool, "b.b.c", age=1.0)
+    place = lives(spool, "a.boot0001.00000001", age=9999.0)
+    lives(spool, "b.boot0001.00000002", age=1.0)
 
     def beats(seconds: float) -> None:
         assert seconds == 40.0
@@ -168,9 +168,9 @@ def test_two_looks_too_close_judge_by_age(spool: Path) -> None:
 
 def test_a_format_that_is_not_known_is_named_with_both_numbers(spool: Path) -> None:
     """It is no error: the others are listed, and its beat is judged."""
-    place = lives(spool, "new.b.c")
+    place = lives(spool, "new.boot0001.00000003")
     (place / "node.json").write_text('{"format": 7, "version": "9.0", "name": {"odd": 1}}')
-    lives(spool, "a.b.c")
+    lives(spool, "a.boot0001.00000001")
     first, second = see(spool)
     assert (first.name, second.name, second.state, second.version) == (
         "a",
@@ -203,11 +203,13 @@ def test_a_torn_record_is_named(spool: Path, text: str) -> None:
 
 
 def test_odd_things_among_the_lives(spool: Path) -> None:
-    """A stray file is no life; a directory with nothing in it may be one."""
+    """What has no name of a life is none; a directory that has, and nothing in it, may be one."""
     (spool / ".pmjq/node/.DS_Store").touch()
+    (spool / ".pmjq/node/notes.2026.txt").touch()
     (spool / ".pmjq/node" / os.fsdecode(b"odd\xff\n")).mkdir()
+    (spool / ".pmjq/node/odd.00000000.00000001").mkdir()
     (seen,) = see(spool)
-    assert (seen.name, seen.state) == ("odd\\xff\n", Pulse.BURIED)
+    assert (seen.name, seen.state) == ("odd", Pulse.BURIED)
     assert "no node.json" in seen.note
 
 
@@ -295,8 +297,10 @@ def test_listing_changes_nothing(spool: Path) -> None:
 def test_the_table_fits(spool: Path, width: int) -> None:
     """Into the width asked for, without colours, and with everything in it."""
     reason = "load average 4.21 is above the limit of 4, and 3 jobs were started just now"
-    lives(spool, "a-node-with-a-long.name.b.c", name="a-node-with-a-long.name", age=1e6)
-    lives(spool, "b.b.c", gate="closed", reason=reason)
+    lives(
+        spool, "a-node-with-a-long.name.boot0001.00000001", name="a-node-with-a-long.name", age=1e6
+    )
+    lives(spool, "b.boot0001.00000002", gate="closed", reason=reason)
     result = run("-s", str(spool), COLUMNS=str(width), NO_COLOR="1")
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= width
@@ -308,7 +312,7 @@ def test_the_table_fits(spool: Path, width: int) -> None:
 
 def test_a_pipe_gets_whole_lines(spool: Path) -> None:
     """Without a terminal nothing is folded: a line is a node, for grep and awk."""
-    lives(spool, "n" * 60 + ".b.c", name="n" * 60, age=1e6)
+    lives(spool, "n" * 60 + ".boot0001.00000001", name="n" * 60, age=1e6)
     first, second = run("-s", str(spool)).stdout.splitlines()
     assert first.split()[:3] == ["NODE", "STATE", "LOAD"]
     assert second.split()[:2] == ["n" * 60, "silent"]
@@ -316,8 +320,8 @@ def test_a_pipe_gets_whole_lines(spool: Path) -> None:
 
 def test_json_has_the_documented_fields(spool: Path) -> None:
     """One object to a line, with the fields of the page, each once."""
-    lives(spool, "a.b.c")
-    lives(spool, "b.b.c", age=None)
+    lives(spool, "a.boot0001.00000001")
+    lives(spool, "b.boot0001.00000002", age=None)
     lines = run("-s", str(spool), "--json").stdout.splitlines()
     assert [json.loads(line)["name"] for line in lines] == ["a", "b"]
     items = re.findall(r"^\.It Va (.*)$", PAGE.read_text(), re.MULTILINE)

@@ -186,15 +186,23 @@ def test_second_daemon_of_one_node() -> None:
     assert world.executions == {"job": 1}
 
 
-def test_namesakes() -> None:
-    """Namesakes are lives of this name on other machines."""
+@pytest.mark.parametrize("local", [True, False])
+def test_lives_that_may_live_unseen(local: bool) -> None:  # noqa: FBT001  # a case
+    """Other machines and pid namespaces; on a shared spool clones that wrote since this boot."""
+    me = msgspec.structs.replace(ME, booted=1000.0)
     lives = {
-        "a.boot0001.1": life(),
-        "a.boot0009.2": life(machine="elsewhere"),
-        "a.boot0001.3": None,
-        "b.boot0009.4": life(name="b", machine="elsewhere"),
+        "a.boot0001.00000001": life(),
+        "a.boot0009.00000002": life(machine="elsewhere"),
+        "a.boot0001.00000003": None,
+        "a.boot0001.00000004": life(space="container"),
+        "a.boot0009.00000005": life(boot="boot0009", at=job.moment(1001.0)),
+        "a.boot0009.00000006": life(boot="boot0009", at=job.moment(900.0)),
+        "a.boot0009.00000007": None,
+        "b.boot0009.00000008": life(name="b", machine="elsewhere"),
     }
-    assert list(recovery.namesakes(lives, "a", ME)) == ["a.boot0009.2"]
+    shared = [] if local else ["a.boot0009.00000005", "a.boot0009.00000007"]
+    expected = ["a.boot0009.00000002", "a.boot0001.00000004", *shared]
+    assert list(recovery.unseen(lives, "a", me, local=local)) == expected
 
 
 # -- taking up

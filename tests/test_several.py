@@ -579,3 +579,30 @@ def test_unknown_fields_of_records_are_kept(tmp_path: Path, node: str) -> None:
     assert content["later"] == {"version": 2}
     assert msgspec.convert(content, Record) == record
     assert live.leftovers() == []
+
+
+def test_daemon_that_leaves_its_jobs_running_is_not_taken_for_dead(tmp_path: Path) -> None:
+    """Its keeper goes on beating, so no other node touches them; the next daemon records them."""
+    fleet = Fleet(tmp_path, 2, "-j", "2", "--lease", str(LEASE))
+    leaving, other = fleet.nodes.values()
+    gate = leaving.gate("plain")
+    fleet.stage("again", RESTARTABLE + gate.wait + fleet.append("again"))
+    fleet.stage("plain", PLAIN + gate.wait + fleet.append("plain"))
+    try:
+        fleet.start("n1")
+        fleet.feed()
+        eventually(lambda: len(leaving.jobs()) == 2)
+        fleet.start("n2")
+        assert leaving.stop() == 0
+        beat = next((tmp_path / "spool/.pmjq/node").glob("n1.*/beat"))
+        before = beat.read_bytes()
+        began = time.monotonic()
+        eventually(lambda: time.monotonic() - began > 2 * LEASE and beat.read_bytes() > before)
+        assert other.events("node.silent") == []
+        fleet.start("n1")
+        gate.open()
+        eventually(lambda: fleet.count() == 2)
+        fleet.check_each_recorded_once(["again", "plain"])
+        assert fleet.lines() == Counter(["again", "plain"])
+    finally:
+        fleet.__exit__()
