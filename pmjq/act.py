@@ -147,8 +147,12 @@ class Act:
         """Make the paperwork of claims."""
         outside = self.outside
         prepared: list[Prepared] = []
+        try:
+            back = set(outside.spool.again_names()) if candidates else set()
+        except OSError:
+            back = set()
         for candidate in candidates:
-            attempt = self._attempt(candidate)
+            attempt = self._attempt(candidate, back)
             try:
                 outside.spool.prepare_claim(attempt)
             except OSError as error:
@@ -245,6 +249,9 @@ class Act:
         if not won:
             spool.clear(attempt.id, attempt.attempt, candidate.name)
             return False
+        if attempt.attempt > 1:
+            with contextlib.suppress(OSError):
+                spool.forget(candidate.name)
         stat = spool.claimed_stat(attempt)
         if attempt.refused or (stat is not None and ready.unchanged(candidate.stat, stat)):
             return True
@@ -252,13 +259,18 @@ class Act:
         self.desk.returning[attempt.id] = Return(attempt, "changed while it was being claimed")
         return False
 
-    def _attempt(self, candidate: Candidate) -> Attempt:
+    def _attempt(self, candidate: Candidate, back: set[str]) -> Attempt:
+        """Return the next attempt of a job; ``back``: names of which more is remembered."""
         stat, verdict, name = candidate.stat, candidate.verdict, candidate.name
+        again = None
+        if name in back:
+            with contextlib.suppress(OSError):
+                again = self.outside.spool.again(name, stat)
         return Attempt(
             id=str(uuid.uuid4()),
             name=job.shown(name),
             name_hex=job.exact(name),
-            attempt=1,
+            attempt=again.attempt if again else 1,
             owner=self.outside.owner(stat.st_uid),
             uid=stat.st_uid,
             node=self.outside.settings.node,
@@ -309,7 +321,8 @@ class Act:
                 desk.drop(attempt.id)
                 desk.doubts[attempt.id] = Doubt(attempt, now, now)
                 return
-            name = spool.give_back(attempt)
+            # What was not executed is the same attempt when it is claimed again.
+            name = spool.give_back(attempt, attempt.attempt + action.stopped)
         except OSError as error:
             desk.doubtful = True
             self.outside.pauses.failed("return", error)

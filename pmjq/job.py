@@ -63,6 +63,19 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     refused: str = ""
 
 
+class Again(msgspec.Struct, frozen=True):
+    """What is remembered of a job that is back in the queue; the content of ``again/NAME``.
+
+    ``attempt``: the number of its next attempt. ``size`` and ``mtime`` (whole seconds) tell that
+    the entry of that name is still the same job; inode numbers differ between clients.
+    """
+
+    attempt: int
+    size: int
+    mtime: int
+    format: Literal[1] = FORMAT
+
+
 class Usage(msgspec.Struct, frozen=True):
     """What a job used, as wait4(2) tells: CPU seconds, and bytes of its largest process."""
 

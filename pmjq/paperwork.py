@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from pmjq import job
-from pmjq.job import Attempt, Event, Record, Status
+from pmjq.job import Again, Attempt, Event, Record, Status
 from pmjq.tree import Tree, decoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from pmjq.disk import Disk
+    from pmjq.ready import Stat
 
 EVENTS_READ = 64 << 20
 """Bytes read from the end of a file of events when a record is missed: the last 80,000 jobs."""
@@ -64,6 +65,7 @@ class Paperwork(Tree):
         """Name the tree; nothing is touched."""
         super().__init__(disk, root, token, local=local)
         self._events = f"{self.own}/events/{token}.jsonl"
+        self._again = f"{self.own}/again"
         self._written = 0
         self._numbers = itertools.count(1)
         self._as_new: tuple[int, int, int] | None = None
@@ -160,6 +162,25 @@ class Paperwork(Tree):
     def unknown_record(self, job_id: str, number: int) -> int:
         """Return the format of a record that is of none that is known here, else 0."""
         return self.unknown(f"{self._job}/{job_id}/record.{number}.json")
+
+    def again_names(self) -> list[str]:
+        """Return the names of the jobs that are back in the queue and of which more is known."""
+        return self._list(self._again)
+
+    def again(self, name: str, stat: Stat) -> Again | None:
+        """Return what is remembered of an entry of the queue, None if that was another job's."""
+        found = self._decode(f"{self._again}/{name}", Again)
+        return found if found is not None and _same(found, stat) else None
+
+    def remember(self, name: str, stat: Stat, attempt: int) -> None:
+        """Remember for whoever claims a job that goes back to the queue."""
+        again = Again(attempt, stat.st_size, stat.st_mtime_ns // 1_000_000_000)
+        self.make(self._again)
+        self.disk.write(f"{self._again}/{name}", msgspec.json.encode(again) + b"\n")
+
+    def forget(self, name: str) -> None:
+        """Remember no more of a job: it is claimed, or gone."""
+        self.disk.unlink(f"{self._again}/{name}")
 
     def append(self, events: Iterable[Event]) -> None:
         """Append to this life's events and sync once.
@@ -307,6 +328,10 @@ class Paperwork(Tree):
             if name.startswith(f"{self.token}.") and name not in spare:
                 with contextlib.suppress(OSError):
                     self.remove(f"{self._tmp}/{name}")
+
+
+def _same(again: Again, stat: Stat) -> bool:
+    return (again.size, again.mtime) == (stat.st_size, stat.st_mtime_ns // 1_000_000_000)
 
 
 def executable_name(name: str) -> str:

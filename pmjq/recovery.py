@@ -236,6 +236,10 @@ def clear_paperwork(spool: Spool, desk: Desk, name: str, lives: set[str]) -> Non
     is left of jobs that are archived, and, if no other node is about, what a power cut tore before
     the claim.
     """
+    here = set(spool.names())
+    for left in spool.again_names():
+        if left not in here:
+            spool.forget(left)
     alone = all(node.name_of(token) == name for token in lives)
     for job_id in _unneeded(spool, desk):
         attempt = spool.attempt(job_id)

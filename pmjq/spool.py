@@ -38,6 +38,10 @@ BURIALS = 10
 """How often the last jobs of a life that is buried are looked for, which may still claim some."""
 
 
+OWN_DIRECTORIES = ("tmp", "node", "job", "ended", "events", "done", "again")
+"""What is below ``.pmjq``."""
+
+
 class Identity(msgspec.Struct, frozen=True):
     """The content of ``spool.json``."""
 
@@ -73,7 +77,7 @@ class Spool(Paperwork):
             if _UNDER_CONSTRUCTION.fullmatch(name):
                 self.remove(f"{self.root}/{name}")
         identity = self.identify()
-        for name in ("tmp", "node", "job", "ended", "events", "done"):
+        for name in OWN_DIRECTORIES:
             if self.disk.stat(f"{self.own}/{name}") is None:
                 self._mkdir(f"{self.own}/{name}")
         return identity
@@ -148,20 +152,25 @@ class Spool(Paperwork):
         """
         self.disk.sync(self._run)
 
-    def give_back(self, attempt: Attempt) -> str | None:
+    def give_back(self, attempt: Attempt, following: int = 1) -> str | None:
         """Return a job to the queue and remove its paperwork.
 
         Returns the name it got, None if this life was fenced. Where another job has come to its
-        name meanwhile, a number is added.
+        name meanwhile, a number is added. ``following``: the number of its next attempt.
         """
         name = job.real_name(attempt.name, attempt.name_hex)
         baton, free, number = f"{self._run}/{attempt.id}", name, 1
         self.disk.unlink(f"{self._job}/{attempt.id}/{executable_name(name)}")
+        stat = self.disk.stat(baton) if following > 1 else None
         while True:
             try:
+                if stat is not None:
+                    self.remember(free, stat, following)
                 self.disk.rename_new(baton, f"{self.root}/{free}")
                 break
             except FileExistsError:
+                if stat is not None:
+                    self.forget(free)
                 number += 1
                 free = _numbered(name, number)
             except OSError:
@@ -279,7 +288,7 @@ class Spool(Paperwork):
         building = f"{self.root}/{OWN}.{uuid}"
         try:
             self.disk.mkdir(building)
-            for name in ("tmp", "node", "job", "ended", "events", "done"):
+            for name in OWN_DIRECTORIES:
                 self.disk.mkdir(f"{building}/{name}")
             identity = msgspec.json.encode(Identity(FORMAT, uuid)) + b"\n"
             self.disk.write(f"{building}/spool.json", identity)

@@ -59,6 +59,10 @@ class Tree:
                 self.remove(f"{path}/{name}")
             self.disk.rmdir(path)
 
+    def make(self, path: str) -> None:
+        """Make a directory, if it is not there."""
+        self._mkdir(path)
+
     def _mkdir(self, path: str) -> None:
         try:
             self.disk.mkdir(path)

@@ -311,7 +311,7 @@ def _leftovers(world: World, case: Case) -> Iterator[str]:
     for life in lives:
         if disk.names(f"{own}/node/{life}/run"):
             yield f"{life}/run is not empty"
-    for directory in ("job", "ended", "done"):
+    for directory in ("job", "ended", "done", "again"):
         for name in disk.names(f"{own}/{directory}"):
             yield f"{directory}/{name}: left over with {disk.paths(f'{own}/{directory}/{name}')}"
     for name in disk.names(f"{own}/tmp"):

@@ -279,3 +279,39 @@ def test_job_that_its_own_node_stopped_returns_whatever_its_exit_code() -> None:
     daemon.world.disk.write(status, written + b"told\nexit 1 2.0 0 0 0\n")
     again = Daemon(daemon.world, A)
     assert again.run(lambda: daemon.world.executions["job"] > 1, within=20.0)
+
+
+# -- attempts
+
+
+def interrupted(daemon: Daemon, slots: int = 1) -> Daemon:
+    """Have the running job of a daemon end unseen, by a signal; return the next daemon."""
+    world = daemon.world
+    (process,) = world.running.values()
+    daemon.stop()
+    world.end(process, -signal.SIGKILL)
+    return Daemon(world, replace(A, slots=slots))
+
+
+def test_attempts_are_counted_over_returns_to_the_queue() -> None:
+    """Each execution has the next number, whoever claims the job."""
+    second = interrupted(running())
+    assert second.run(lambda: bool(second.turn.desk.running), within=20.0)
+    third = interrupted(second)
+    assert third.run(lambda: bool(third.turn.desk.running), within=20.0)
+    (run,) = third.turn.desk.running.values()
+    assert (run.attempt.attempt, third.world.executions["job"]) == (3, 3)
+    assert third.world.disk.names(f"{OWN}/again") == []
+
+
+def test_another_job_of_the_same_name_begins_with_attempt_1() -> None:
+    """What is remembered is of one file, not of a name."""
+    world = machine()
+    waits = interrupted(running(A, world), slots=0)
+    assert waits.run(lambda: world.disk.names(f"{OWN}/again") == ["job"], within=20.0)
+    waits.stop()
+    world.disk.unlink(f"{ROOT}/job")
+    world.disk.put(f"{ROOT}/.job.tmp", RESTARTABLE + b"# another\n")
+    world.disk.rename(f"{ROOT}/.job.tmp", f"{ROOT}/job")
+    (run,) = running(A, world).turn.desk.running.values()
+    assert run.attempt.attempt == 1

@@ -161,6 +161,7 @@ def names_of(kind: type[msgspec.Struct], prefix: str = "") -> set[str]:
         (spool.Identity, "spool.json"),
         (job.Attempt, "claim.N.json"),
         (job.Record, "record.N.json"),
+        (job.Again, "again/NAME"),
         (job.Event, "events/TOKEN.jsonl"),
         (node.Life, "node.json"),
     ],
