@@ -39,7 +39,9 @@ MOST_SPARE = 64
 VOID = "void"
 """Where a status leads that was made to keep an attempt from ever starting: nowhere."""
 
-_RESERVED = re.compile(r"(claim|out|status|record|late)\.\d+(\.json)?\Z|work\Z|executable\Z")
+_RESERVED = re.compile(
+    rf"(claim|out|status|record|late)\.\d+(\.json)?\Z|(work|executable|{VOID})\Z"
+)
 
 
 class Places(NamedTuple):

@@ -56,6 +56,7 @@ NAMES = [
     "\ufeff".encode(),
     b"claim.1.json",
     b"claim.1",
+    b"void",
     b"record.1.json",
     b"status.1",
     b"out.1",

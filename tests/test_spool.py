@@ -374,7 +374,7 @@ def test_places_stay_when_the_job_moves(ground: Ground) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["claim.1.json", "out.1", "status.1", "record.2.json", "work", "executable"]
+    "name", ["claim.1.json", "out.1", "status.1", "record.2.json", "work", "executable", "void"]
 )
 def test_job_named_like_paperwork(ground: Ground, name: str) -> None:
     """A job whose name is one of the paperwork's does no harm to it."""
@@ -398,6 +398,14 @@ def test_events(ground: Ground) -> None:
     whole = ground.disk.read(path) or b""
     ground.disk.write(path, whole + b'{"event": "1d\n')
     spool._written = len(whole) + 14
+def test_void_of_a_job_of_that_name(ground: Ground) -> None:
+    """What a void attempt leads to is not there, whatever the job is called."""
+    spool = claimed(ground, named("void"))
+    spool.places(named("void"))
+    assert spool.void(named("void"))
+    assert spool.status(named("void")) == Status(void=True)
+
+
     spool.append([Event("job.ended", ONE.claimed, record=second)])
     told = spool.told({"1d", "2d"})
     assert (told.attempts, told.records) == ({"1d": ONE}, {"1d": second})
