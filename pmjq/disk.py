@@ -35,6 +35,14 @@ AT_FDCWD = -100
 RENAME_NOREPLACE = 1
 """From linux/fcntl.h."""
 
+DIRECTORY = 0o755
+FILE = 0o644
+"""Modes of what is made here, less the umask: whoever else may write it could have programs run.
+
+The umask alone does not see to that: in a directory with the set-group-id bit, whose files are the
+group's of many people, 002 as many systems have it lets all of them write.
+"""
+
 _LOOKING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
@@ -44,6 +52,23 @@ class Disk:
     def names(self, path: str) -> list[str]:
         """Return the names in a directory, in no order."""
         return os.listdir(path)
+
+    def user(self) -> int:
+        """Return as whose files are made here."""
+        return os.geteuid()
+
+    def made(self, path: str) -> os.stat_result:
+        """Return what is told of a file that is made under a new name, and removed again.
+
+        It is asked for the mode of a directory. File systems that map users or have no modes tell
+        what they like; and since its descriptor is asked, nobody can put another in its place.
+        """
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, DIRECTORY)
+        try:
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
+            os.unlink(path)
 
     def stat(self, path: str) -> os.stat_result | None:
         """Return the lstat of a path, None if nothing is there."""
@@ -101,7 +126,7 @@ class Disk:
         An existing one is written over and not truncated first: that would free its block and
         look for another.
         """
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE)
         try:
             _write_all(fd, data, 0)
             if os.fstat(fd).st_size > len(data):
@@ -115,7 +140,7 @@ class Disk:
         ``create``: make the file if it is not there. Without, a removed file stays removed and
         this fails.
         """
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o666)
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | (os.O_CREAT if create else 0), FILE)
         try:
             _write_all(fd, data, offset)
             if os.fstat(fd).st_size > offset + len(data):
@@ -126,7 +151,7 @@ class Disk:
 
     def mkdir(self, path: str) -> None:
         """Make a directory."""
-        os.mkdir(path)
+        os.mkdir(path, DIRECTORY)
 
     def symlink(self, target: str, path: str) -> None:
         """Make a symbolic link."""

@@ -165,7 +165,7 @@ class Keeper:
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, out, OUT, 0o666),
             (os.POSIX_SPAWN_DUP2, 1, 2),
-            (os.POSIX_SPAWN_OPEN, STATUS_FD, status, flags, 0o666),
+            (os.POSIX_SPAWN_OPEN, STATUS_FD, status, flags, 0o644),
         ]
         try:
             os.chdir(work)

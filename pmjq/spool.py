@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import errno
 import re
+import stat as modes
+import uuid as uuids
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -33,13 +35,13 @@ _UNDER_CONSTRUCTION = re.compile(
     rf"{re.escape(OWN)}\.[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}"
 )
 
+DIRECTORIES = ("tmp", "node", "job", "ended", "events", "done", "again")
+"""What lies in the spool's own tree beside its identity."""
+
+OTHERS = modes.S_IWGRP | modes.S_IWOTH
 
 BURIALS = 10
 """How often the last jobs of a life that is buried are looked for, which may still claim some."""
-
-
-OWN_DIRECTORIES = ("tmp", "node", "job", "ended", "events", "done", "again")
-"""What is below ``.pmjq``."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -58,6 +60,7 @@ class Spool(Paperwork):
         """Name the tree; nothing is touched."""
         super().__init__(disk, root, token, local=local)
         self._recorded: set[str] = set()
+        self._as_made_here: Stat | None = None
 
     # -- the spool itself
 
@@ -66,24 +69,31 @@ class Spool(Paperwork):
 
         It is built beside its name and renamed, so of several daemons that start at once one
         makes it, and nobody sees half of it. Raises ConfigurationError for a format that is not
-        this one.
+        this one, and for a tree that somebody else may write: whoever can put a claimed job there
+        has it run as this user.
         """
         if self.disk.stat(self.root) is None:
             raise NotFoundError(f"{job.shown(self.root)}: no such directory; make it or mount it")
         if self.disk.stat(self.own) is None:
             self._build(uuid)
-        # Now that it is there, what others build is left over or about to be.
-        for name in self.disk.names(self.root):
-            if _UNDER_CONSTRUCTION.fullmatch(name):
-                self.remove(f"{self.root}/{name}")
         identity = self.identify()
-        for name in OWN_DIRECTORIES:
+        for path in self._directories():
+            self._refuse_foreign(path)
+        # Now that it is there, what others build is left over or about to be. Somebody else's would
+        # be a trap: he can have a link in the place of a directory while it is being removed.
+        for name in self.disk.names(self.root):
+            path = f"{self.root}/{name}"
+            stat = self.disk.stat(path) if _UNDER_CONSTRUCTION.fullmatch(name) else None
+            if stat is not None and self._is_ours(stat):
+                self.remove(path)
+        for name in DIRECTORIES:
             if self.disk.stat(f"{self.own}/{name}") is None:
                 self._mkdir(f"{self.own}/{name}")
         return identity
 
     def identify(self) -> Identity:
         """Read who this spool is, and remember it for ``present``."""
+        self._refuse_foreign(self.own)
         path = f"{self.own}/spool.json"
         text = self.disk.read(path)
         if text is None:
@@ -106,8 +116,11 @@ class Spool(Paperwork):
     def present(self) -> bool:
         """Tell whether this is still the spool that was there at the start.
 
-        A share may be unmounted.
+        A share may be unmounted; and where there is no sticky bit, whoever may write the spool may
+        put another tree in the place of this one.
         """
+        if self._foreign(self.own):
+            return False
         return self.disk.read(f"{self.own}/spool.json") == self._identity
 
     def names(self) -> list[str]:
@@ -284,11 +297,59 @@ class Spool(Paperwork):
 
     # -- below
 
+    def _directories(self) -> list[str]:
+        """Return the directories in which a file is a job, or tells what becomes of one."""
+        lives = [f"{self.own}/node/{token}" for token in self._list(f"{self.own}/node")]
+        lives = [path for path in lives if node.is_token(path.rpartition("/")[2])]
+        own = [f"{self.own}/{name}" for name in DIRECTORIES]
+        return [*own, *lives, *(f"{path}/run" for path in lives)]
+
+    def _refuse_foreign(self, path: str) -> None:
+        if reason := self._foreign(path):
+            raise ConfigurationError(f"{job.shown(path)}: {reason}")
+
+    def _foreign(self, path: str) -> str:
+        """Return why somebody else may write a directory of the tree, empty if nobody may.
+
+        Also if nothing is seen of it, which a cache may keep up for a while. A share that maps
+        users, or that shows modes of its own, shows what is made here in the same way.
+        """
+        stat = self.disk.stat(path)
+        if stat is None:
+            return ""
+        if not modes.S_ISDIR(stat.st_mode):
+            return "is not a directory, so it was not made by pmjq; remove it"
+        user, own = self.disk.user(), job.shown(self.own)
+        if not self._is_ours(stat):
+            return (
+                f"belongs to user {stat.st_uid}, who could have programs run as user {user}; "
+                f"start pmjq as that user, or remove {own}"
+            )
+        if stat.st_mode & OTHERS and stat.st_mode & OTHERS & ~self._made_here().st_mode:
+            return (
+                f"others than its owner may write it, and could have programs run as user {user}; "
+                f"look at what is in it, then chmod -R go-w {own}"
+            )
+        return ""
+
+    def _is_ours(self, stat: Stat) -> bool:
+        user = self.disk.user()
+        if stat.st_uid in (user, 0):
+            return True
+        # Root trusts nobody else: whoever root is mapped to by a share is somebody on this machine.
+        return user != 0 and stat.st_uid == self._made_here().st_uid
+
+    def _made_here(self) -> Stat:
+        """Return what is told of a file made in this spool."""
+        if self._as_made_here is None:
+            self._as_made_here = self.disk.made(f"{self.root}/{OWN}.{uuids.uuid4()}")
+        return self._as_made_here
+
     def _build(self, uuid: str) -> None:
         building = f"{self.root}/{OWN}.{uuid}"
         try:
             self.disk.mkdir(building)
-            for name in OWN_DIRECTORIES:
+            for name in DIRECTORIES:
                 self.disk.mkdir(f"{building}/{name}")
             identity = msgspec.json.encode(Identity(FORMAT, uuid)) + b"\n"
             self.disk.write(f"{building}/spool.json", identity)

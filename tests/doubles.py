@@ -112,12 +112,14 @@ class Unsynced(StrEnum):
 class MemDisk(Disk):
     """A file system in memory.
 
-    Paths are absolute; only a path's last name may be a symbolic link.
+    Paths are absolute; only a path's last name may be a symbolic link. ``uid`` owns what is made
+    here, by a process of ``me``; ``widened`` are bits that each mode gets whatever was asked for.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.uid = UID
+        self.me = self.uid = UID
+        self.widened = 0
         self.full: set[int] = set()
         self.denied: set[str] = set()
         self.writers: set[int] = set()
@@ -224,6 +226,7 @@ class MemDisk(Disk):
             passed[device] += 1
         after = MemDisk(clock or self.clock)
         after.leases = self.leases
+        after.me, after.uid, after.widened = self.me, self.uid, self.widened
         after._numbers = itertools.count(10_000_000 + next(self._numbers))
         after.root = _copied(self.root, names, data, {})
         after.settle()
@@ -238,6 +241,13 @@ class MemDisk(Disk):
                 self._remember(child)
 
     # -- the operations of Disk
+
+    def user(self) -> int:
+        return self.me
+
+    def made(self, path: str) -> os.stat_result:
+        parent, _ = self._free(path)
+        return _stat(self._make(parent, modes.S_IFREG | 0o755))
 
     def names(self, path: str) -> list[str]:
         inode = self._find(path)
@@ -465,6 +475,7 @@ class MemDisk(Disk):
         return made
 
     def _make(self, parent: Inode, mode: int) -> Inode:
+        mode |= self.widened
         return Inode(next(self._numbers), parent.device, mode, self.uid, self._at())
 
     def _make_way(self, inode: Inode, there: Inode, source: str, target: str) -> None:
@@ -618,6 +629,12 @@ class Faulty(Disk):
     def __init__(self, disk: Disk, faults: Faults) -> None:
         self.disk = disk
         self.faults = faults
+
+    def user(self) -> int:
+        return self.disk.user()
+
+    def made(self, path: str) -> os.stat_result:
+        return self._do("made", lambda: self.disk.made(path), path)
 
     def names(self, path: str) -> list[str]:
         return self._do("names", lambda: self.disk.names(path), path)

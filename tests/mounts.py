@@ -220,6 +220,12 @@ class Mount(Disk):
 
     # -- the operations of Disk
 
+    def user(self) -> int:
+        return self.disk.user()
+
+    def made(self, path: str) -> os.stat_result:
+        return self._do("create", lambda: self.disk.made(path), path)
+
     def names(self, path: str) -> list[str]:
         known = self._cache.listings.get(path)
         if known is not None and self.sim.now < known[0]:

@@ -16,6 +16,7 @@ from pmjq.directives import HEAD
 from pmjq.disk import Disk
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 DISK = Disk()
@@ -41,6 +42,43 @@ def content(path: str) -> bytes:
     found = DISK.read(path)
     assert found is not None
     return found
+
+
+@pytest.fixture
+def wide() -> Iterator[None]:
+    """Have a umask that forbids nothing."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+# -- whose it is
+
+
+def test_what_is_made_here_is_this_user_s(base: str) -> None:
+    """A file that is made for a look is this user's, and is not there afterwards."""
+    made = DISK.made(f"{base}/new")
+    assert made.st_uid == DISK.user() == os.geteuid()
+    assert DISK.names(base) == ["file"]
+
+
+def test_made_under_a_new_name_only(base: str) -> None:
+    """A name that is there already may be anybody's."""
+    with pytest.raises(FileExistsError):
+        DISK.made(f"{base}/file")
+    assert content(f"{base}/file") == b"content"
+
+
+def test_nobody_else_may_write_what_is_made(base: str, wide: None) -> None:
+    """Whatever the umask, and where new files are a group's: others could have programs run."""
+    os.chmod(base, 0o2777)
+    DISK.mkdir(f"{base}/directory")
+    DISK.write(f"{base}/directory/whole", b"")
+    DISK.write_at(f"{base}/directory/part", 0, b"", create=True)
+    made = [DISK.made(f"{base}/new"), *(os.lstat(f"{base}/{name}") for name in (
+        "directory", "directory/whole", "directory/part"
+    ))]  # fmt: skip
+    assert [oct(stat.st_mode & 0o022) for stat in made] == [oct(0)] * 4
 
 
 # -- looking

@@ -364,6 +364,23 @@ def test_job_may_spoil_what_is_its_own(live: Live, name: str, deed: str) -> None
     assert live.runs(name) == 1
 
 
+def test_tree_is_written_by_nobody_else(tmp_path: Path) -> None:
+    """Whatever the umask, and in a directory of a group: others could have programs run."""
+    live = Live(tmp_path, before=("sh", "-c", 'umask 0; exec "$@"', "sh"))
+    live.spool.chmod(0o2770)
+    gate = live.gate("gate")
+    with live:
+        live.drop("job", f"umask\n{gate.wait}touch left\n")
+        eventually(lambda: bool(live.jobs()) and any(live.spool.glob(".pmjq/job/*/out.1")))
+        # The job is its owner's, its output the umask's.
+        own = [path for path in (live.spool / ".pmjq").rglob("*") if path.name != "out.1"]
+        assert [str(path) for path in own if path.lstat().st_mode & 0o022] == []
+        gate.open()
+        # The umask is the daemon's, for whatever the job itself makes.
+        assert live.ended("job").text.strip("0\n") == ""
+        assert live.stop() == 0
+
+
 def test_twenty_thousand_held_entries_are_no_burden(tmp_path: Path) -> None:
     """Beside 20,000 held files a job starts at once, and one of them is released by chmod."""
     live = Live(tmp_path)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat as modes
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import pytest
 
-from doubles import Clock, Faults, Faulty, How, MemDisk
+from doubles import UID, Clock, Faults, Faulty, How, MemDisk
 from pmjq import job
 from pmjq.disk import Disk
 from pmjq.errors import ConfigurationError, NotFoundError
@@ -153,6 +154,159 @@ def test_present(ground: Ground) -> None:
     assert spool.present()
 
 
+# -- whose tree it is
+
+STRANGER, NOBODY = 4321, 65534
+WITHIN = ["", "/tmp", "/node", "/job", "/ended", "/events", "/done", f"/node/{A}", f"/node/{A}/run"]
+"""The directories of the tree, and those of a life."""
+
+
+def memory() -> Ground:
+    """Return the disk of the doubles with an empty directory for a spool."""
+    disk = MemDisk(Clock())
+    disk.tree("/srv/spool")
+    return Ground(disk, "/srv/spool")
+
+
+def refusal(ground: Ground) -> str:
+    """Return why a spool is refused."""
+    with pytest.raises(ConfigurationError) as refused:
+        Spool(ground.disk, ground.root).prepare(UUID)
+    return str(refused.value)
+
+
+def given(ground: Ground, path: str, uid: int, mode: int = 0o755) -> None:
+    """Give a directory to somebody."""
+    assert isinstance(ground.disk, MemDisk)
+    inode = ground.disk.inode(path)
+    assert inode is not None
+    inode.uid, inode.mode = uid, modes.S_IFDIR | mode
+
+
+@pytest.mark.parametrize("within", WITHIN)
+def test_tree_of_another_user(within: str) -> None:
+    """Whoever owns a directory of the tree can put jobs there that run as this user."""
+    ground = memory()
+    path = f"{life(ground).own}{within}"
+    given(ground, path, STRANGER)
+    words = [path, f"user {STRANGER}", f"user {UID}", "remove"]
+    assert [word for word in words if word not in refusal(ground)] == []
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757, 0o2775, 0o1777])
+@pytest.mark.parametrize("within", WITHIN)
+def test_tree_that_others_can_write(within: str, mode: int) -> None:
+    """Whoever may write a directory of the tree can put jobs there, too."""
+    ground = memory()
+    path = f"{life(ground).own}{within}"
+    given(ground, path, UID, mode)
+    words = [path, "others", "chmod -R go-w"]
+    assert [word for word in words if word not in refusal(ground)] == []
+
+
+@pytest.mark.parametrize("within", WITHIN)
+def test_tree_with_a_link(ground: Ground, within: str) -> None:
+    """A link leads where somebody else may write, or will."""
+    spool = life(ground)
+    elsewhere = f"{ground.root}/elsewhere"
+    ground.disk.rename(f"{spool.own}{within}", elsewhere)
+    ground.disk.symlink(elsewhere, f"{spool.own}{within}")
+    assert f"{spool.own}{within}: is not a directory" in refusal(ground)
+
+
+def test_tree_that_is_a_file(ground: Ground) -> None:
+    """A file in the place of the tree is said, and not opened."""
+    ground.disk.write(f"{ground.root}/.pmjq", b"")
+    assert "remove it" in refusal(ground)
+
+
+def test_root_s_tree_is_no_danger() -> None:
+    """Root can do as he likes anyway."""
+    ground = memory()
+    given(ground, life(ground).own, 0)
+    assert Spool(ground.disk, ground.root).prepare(UUID).uuid == UUID
+
+
+@pytest.mark.parametrize("uid", [NOBODY, 0])
+def test_share_that_gives_all_files_to_one_user(uid: int) -> None:
+    """Where what is made here is another's, a tree of that user may be ours."""
+    ground = memory()
+    assert isinstance(ground.disk, MemDisk)
+    ground.disk.uid = uid
+    spool = life(ground)
+    assert Spool(ground.disk, ground.root).prepare(UUID).uuid == UUID
+    assert spool.present()
+
+
+def test_stranger_s_tree_on_a_share_that_maps_users() -> None:
+    """Where what is made here is another's, a third one's tree is still a stranger's."""
+    ground = memory()
+    assert isinstance(ground.disk, MemDisk)
+    ground.disk.uid = NOBODY
+    given(ground, life(ground).own, STRANGER)
+    assert f"user {STRANGER}" in refusal(ground)
+
+
+def test_root_that_is_mapped_to_somebody() -> None:
+    """Whoever root is mapped to by a share is somebody that root does not trust."""
+    ground = memory()
+    assert isinstance(ground.disk, MemDisk)
+    ground.disk.me, ground.disk.uid = 0, NOBODY
+    assert f"user {NOBODY}" in refusal(ground)
+
+
+def test_share_without_modes() -> None:
+    """Where all that is made can be written by all, a mode tells nothing."""
+    ground = memory()
+    assert isinstance(ground.disk, MemDisk)
+    ground.disk.widened = 0o777
+    spool = life(ground)
+    assert Spool(ground.disk, ground.root).prepare(UUID).uuid == UUID
+    given(ground, spool.own, STRANGER, 0o777)
+    assert f"user {STRANGER}" in refusal(ground)
+
+
+def test_share_that_widens_for_the_group() -> None:
+    """Only those bits tell nothing that what is made here has as well."""
+    ground = memory()
+    assert isinstance(ground.disk, MemDisk)
+    ground.disk.widened = 0o020
+    spool = life(ground)
+    assert Spool(ground.disk, ground.root).prepare(UUID).uuid == UUID
+    given(ground, spool.own, UID, 0o777)
+    assert "chmod -R go-w" in refusal(ground)
+
+
+def test_tree_that_comes_into_the_place_of_ours() -> None:
+    """In a directory without sticky bit others may put a tree there at any time, all the same."""
+    ground = memory()
+    spool = life(ground)
+    assert isinstance(ground.disk, MemDisk)
+    text = ground.disk.read(f"{spool.own}/spool.json")
+    assert text is not None
+    ground.disk.rename(spool.own, f"{ground.root}/away")
+    ground.disk.uid = STRANGER
+    ground.disk.mkdir(spool.own)
+    ground.disk.write(f"{spool.own}/spool.json", text)
+    ground.disk.uid = UID
+    assert not spool.present()
+    with pytest.raises(ConfigurationError):
+        spool.identify()
+    given(ground, spool.own, UID)
+    assert spool.present()
+
+
+def test_unfinished_tree_of_another_user_stays() -> None:
+    """Somebody else's is not removed: he can have a link in its place while that goes on."""
+    ground = memory()
+    assert isinstance(ground.disk, MemDisk)
+    ground.disk.uid = STRANGER
+    ground.disk.mkdir(f"{ground.root}/.pmjq.{UUID}")
+    ground.disk.uid = UID
+    Spool(ground.disk, ground.root).prepare("1" + UUID[1:])
+    assert sorted(ground.disk.names(ground.root)) == [".pmjq", f".pmjq.{UUID}"]
+
+
 # -- claim and return
 
 
@@ -242,6 +396,14 @@ def test_void_keeps_from_starting(ground: Ground) -> None:
     assert spool.status(ONE) == Status(void=True)
     with pytest.raises(FileExistsError):
         ground.disk.symlink("x", path)
+
+
+def test_void_of_a_job_of_that_name(ground: Ground) -> None:
+    """What a void attempt leads to is not there, whatever the job is called."""
+    spool = claimed(ground, named("void"))
+    spool.places(named("void"))
+    assert spool.void(named("void"))
+    assert spool.status(named("void")) == Status(void=True)
 
 
 @pytest.mark.parametrize(
@@ -398,14 +560,6 @@ def test_events(ground: Ground) -> None:
     whole = ground.disk.read(path) or b""
     ground.disk.write(path, whole + b'{"event": "1d\n')
     spool._written = len(whole) + 14
-def test_void_of_a_job_of_that_name(ground: Ground) -> None:
-    """What a void attempt leads to is not there, whatever the job is called."""
-    spool = claimed(ground, named("void"))
-    spool.places(named("void"))
-    assert spool.void(named("void"))
-    assert spool.status(named("void")) == Status(void=True)
-
-
     spool.append([Event("job.ended", ONE.claimed, record=second)])
     told = spool.told({"1d", "2d"})
     assert (told.attempts, told.records) == ({"1d": ONE}, {"1d": second})

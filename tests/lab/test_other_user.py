@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -15,11 +16,13 @@ from pathlib import Path
 import pytest
 
 from live import PROJECT, Live, eventually
+from pmjq.errors import ConfigurationError
 from pmjq.state import State
 
 pytestmark = pytest.mark.lab
 
 NOBODY = 65534
+DAEMON = 1
 AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
 LOCKS = Path(f"/tmp/pmjq-{NOBODY}")
 
@@ -158,3 +161,55 @@ def test_spool_that_may_not_be_written_for_a_while(live: Theirs) -> None:
         assert live.runs("shut") == 1
         assert live.stop() == 0
         assert live.leftovers() == []
+
+
+# --- in a spool that others can write
+
+
+def _plant(spool: Path, trace: Path, uid: int) -> None:
+    """Have a user put a tree into a spool with a job that an earlier life seems to have claimed."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+    token, job_id = f"a.{boot}.deadbeef", "0b5f0bfe-8a3c-4f2e-9f39-0c3a5d7e9a11"
+    own = spool / ".pmjq"
+    for name in ("tmp", "ended", "events", "done", f"node/{token}/run", f"job/{job_id}/work"):
+        (own / name).mkdir(parents=True)
+    (own / "spool.json").write_text('{"format": 1, "uuid": "00000000-0000-4000-8000-0"}')
+    moment = "2026-01-02T03:04:05Z"
+    claim = {
+        "format": 1, "id": job_id, "name": "planted", "attempt": 1, "owner": "root", "uid": 0,
+        "node": "a", "token": token, "queued": moment, "claimed": moment,
+    }  # fmt: skip
+    (own / "job" / job_id / "claim.1.json").write_text(json.dumps(claim))
+    baton = own / "node" / token / "run" / job_id
+    baton.write_text(f"#!/bin/sh\nid -u >>'{trace}'\n")
+    for path in (own, *own.rglob("*")):
+        path.chmod(0o755)
+        os.chown(path, uid, uid)
+
+
+@pytest.mark.parametrize("before", [(), AS_NOBODY], ids=["root", "nobody"])
+def test_planted_tree_is_refused(live: Theirs, before: tuple[str, ...]) -> None:
+    """Whoever may write the spool has nothing run by a tree that he puts there."""
+    live.before = before
+    os.chown(live.spool, 0, 0)
+    live.spool.chmod(0o1777)
+    trace = live.side / "planted"
+    live.side.chmod(0o777)
+    _plant(live.spool, trace, DAEMON)
+    live.options = (*live.options, "--node", "a")
+    assert live.start(ready=False).wait() == ConfigurationError.exit_code
+    assert f"{live.spool}/.pmjq: belongs to user {DAEMON}" in live.log.read_text()
+    assert not trace.exists()
+
+
+def test_root_s_own_tree_among_others_files(live: Theirs) -> None:
+    """In a spool that others can write root's daemon starts, and runs nothing."""
+    live.before = ()
+    os.chown(live.spool, 0, 0)
+    live.spool.chmod(0o1777)
+    with live:
+        live.drop("theirs", live.side_effect("theirs"))
+        path = live.drop("roots", live.side_effect("roots"))
+        os.chown(path, 0, 0)
+        eventually(lambda: len(live.events("entry.left")) == 2, within=15)
+        assert (live.runs("theirs"), live.runs("roots"), live.alive()) == (0, 0, True)
