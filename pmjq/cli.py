@@ -349,6 +349,7 @@ def _rules(
         uids=uids,
         gids=gids,
         refusal=refusal,
+        guarded=os.geteuid() == 0,
         settle=long,
         settle_moved=moved,
         kernel_tells=not shared,
@@ -362,6 +363,8 @@ def _owners(
     import grp
     import pwd
 
+    from pmjq.ready import exposed
+
     uid = os.geteuid()
     refusal = "another owner's file; --accept-owner lets it run"
     if uid == 0:
@@ -371,8 +374,7 @@ def _owners(
                 "start pmjq as another user"
             )
         stat = os.stat(root)
-        private = stat.st_uid == 0 and not stat.st_mode & (0o002 if stat.st_gid == 0 else 0o022)
-        if private:
+        if stat.st_uid == 0 and not exposed(stat):
             return (
                 frozenset({0}),
                 frozenset(),

@@ -112,6 +112,7 @@ class Rules:
     other's. ``settle``, ``settle_moved``: seconds for which an entry must stay the same before it
     is run, the second for one that was renamed or chmodded after its last write.
     ``kernel_tells``: a local file system. ``own``: names of the daemon's own archives.
+    ``guarded``: nothing is run that others than its owner may write.
     """
 
     uids: frozenset[int] | None
@@ -121,6 +122,7 @@ class Rules:
     settle_moved: float = 0.0
     kernel_tells: bool = True
     own: frozenset[str] = frozenset()
+    guarded: bool = False
 
 
 PATIENCE_EMPTY = 10.0
@@ -171,8 +173,8 @@ def standing(name: str, stat: Stat, rules: Rules, age: float) -> Standing:
         return Standing(Kind.PASSED_OVER, "this daemon's archive")
     if passed_over(name):
         return Standing(Kind.PASSED_OVER, "hidden or temporary name; rename it to submit it")
-    if rules.uids is not None and stat.st_uid not in rules.uids and stat.st_gid not in rules.gids:
-        return Standing(Kind.LEFT, rules.refusal)
+    if reason := not_ours(stat, rules):
+        return Standing(Kind.LEFT, reason)
     mode = stat.st_mode
     if modes.S_ISDIR(mode):
         return Standing(
@@ -195,6 +197,21 @@ def standing(name: str, stat: Stat, rules: Rules, age: float) -> Standing:
             max(PATIENCE_EMPTY, rules.settle), age, "is empty; there is nothing to run"
         )
     return _PLAIN
+
+
+def not_ours(stat: Stat, rules: Rules) -> str:
+    """Return why a file is not this daemon's to run, empty if it is: by its owner and its mode."""
+    if rules.uids is not None and stat.st_uid not in rules.uids and stat.st_gid not in rules.gids:
+        return rules.refusal
+    if rules.guarded and modes.S_ISREG(stat.st_mode) and exposed(stat):
+        return "others than root may write it, and would have root run it; chmod go-w releases it"
+    return ""
+
+
+def exposed(stat: Stat) -> bool:
+    """Tell whether somebody else than its owner and root may write something."""
+    others = modes.S_IWOTH if stat.st_gid == 0 else modes.S_IWGRP | modes.S_IWOTH
+    return bool(stat.st_mode & others)
 
 
 def settled(look: Look, rules: Rules, age: float) -> Standing:

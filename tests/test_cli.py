@@ -512,6 +512,16 @@ def test_unknown_owner_is_refused(name: str, user: int) -> None:
         owners(name)
 
 
+def test_only_root_minds_who_may_write_a_file(user: int) -> None:
+    """With the umask of many systems a user's own files can be written by his group."""
+    assert not owners().guarded
+
+
+def test_root_minds_who_may_write_a_file(root: None) -> None:
+    """Whoever may write a file of root's would have root run what he likes."""
+    assert owners().guarded
+
+
 def test_root_accepts_nobody(root: None) -> None:
     """Root's daemon never runs other people's files as root."""
     for name in ("ANY", "root"):

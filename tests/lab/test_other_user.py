@@ -213,3 +213,20 @@ def test_root_s_own_tree_among_others_files(live: Theirs) -> None:
         os.chown(path, 0, 0)
         eventually(lambda: len(live.events("entry.left")) == 2, within=15)
         assert (live.runs("theirs"), live.runs("roots"), live.alive()) == (0, 0, True)
+
+
+def test_root_s_file_that_others_can_write(live: Theirs) -> None:
+    """Root's daemon runs no file that others can write, until they cannot."""
+    live.before = ()
+    os.chown(live.spool, 0, 0)
+    live.spool.chmod(0o755)
+    with live:
+        path = live.write("wide", f"#!/bin/sh\n{live.side_effect('wide')}", 0o777)
+        os.chown(path, 0, 0)
+        path = path.rename(live.spool / "wide")
+        said = live.said("entry.left")
+        assert (said["entry"], "chmod go-w" in said["reason"]) == ("wide", True)
+        assert live.runs("wide") == 0
+        path.chmod(0o755)
+        live.ended("wide")
+        assert live.runs("wide") == 1
