@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pmjq import job, node, plan
+from pmjq import job, node, plan, ready
 from pmjq.desk import Doubt
 from pmjq.errors import TryLaterError
 from pmjq.job import Attempt, Status
@@ -285,7 +285,17 @@ def _put(spool: Spool, desk: Desk, ids: list[str], now: float, life: Former) -> 
             # After a burial that was interrupted nobody remembers whose life it was.
             foreign = node.origin(attempt.token) != node.origin(spool.token)
             rebooted = life.rebooted or foreign
+            if not rebooted and (reason := _not_ours(spool, desk, attempt)):
+                # It is returned unless it has been started.
+                desk.returning[job_id] = Return(attempt, reason)
+                continue
             desk.doubts[job_id] = Doubt(attempt, now, now, rebooted=rebooted, reason=life.reason)
+
+
+def _not_ours(spool: Spool, desk: Desk, attempt: Attempt) -> str:
+    """Return why a job is not this daemon's to run, which may take other owners' than the last."""
+    stat = spool.claimed_stat(attempt)
+    return "" if stat is None else ready.not_ours(stat, desk.backlog.rules)
 
 
 def _put_torn(spool: Spool, desk: Desk, job_id: str, attempt: Attempt | None, life: Former) -> None:

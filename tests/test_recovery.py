@@ -221,6 +221,53 @@ def test_claimed_job_is_in_doubt(ground: Ground, status: bytes | None, *, reboot
     assert ground.disk.names(f"{OWN}/node") == [MINE]
 
 
+@pytest.mark.parametrize("status", [None, b"", STARTED, ENDED])
+def test_claimed_job_of_an_owner_who_is_not_accepted(ground: Ground, status: bytes | None) -> None:
+    """What is claimed is not run for that: it is returned if it was not started."""
+    made = one()
+    claimed(ground, ground.life(DEAD), made, status)
+    baton = ground.disk.inode(f"{OWN}/node/{DEAD}/run/1d")
+    assert baton is not None
+    baton.uid = UID + 1
+    ground.take_up(Former(DEAD, rebooted=False))
+    (back,) = ground.desk.returning.values()
+    assert (back.attempt, back.stopped) == (made, False)
+    assert "--accept-owner" in back.reason
+    assert ground.desk.in_hand() == {"1d"}
+
+
+def test_interrupted_job_of_an_owner_who_is_not_accepted(ground: Ground) -> None:
+    """After a reboot nobody knows whether it was started: it is in doubt like any other."""
+    claimed(ground, ground.life(DEAD), one())
+    baton = ground.disk.inode(f"{OWN}/node/{DEAD}/run/1d")
+    assert baton is not None
+    baton.uid = UID + 1
+    ground.take_up(Former(DEAD, rebooted=True))
+    assert set(ground.desk.doubts) == {"1d"}
+
+
+@pytest.mark.parametrize("status", [None, STARTED])
+def test_owner_who_is_not_accepted_any_more(status: bytes | None) -> None:
+    """A daemon whose owners are others than the last one's starts nothing of what that claimed."""
+    world = submitted("job", seconds=5.0)
+    first = Daemon(world, Place(slots=1 if status else 0))
+    job_id = "0b5f0bfe-8a3c-4f2e-9f39-0c3a5d7e9a11"
+    if status:
+        assert first.run(lambda: bool(first.turn.desk.running), within=10.0)
+    else:
+        made = one(job_id, first.turn.spool.token, name="job")
+        first.turn.spool.prepare_claim(made)
+        assert first.turn.spool.claim(made)
+    first.stop()
+    second = Daemon(world, Place(uids=frozenset()))
+    second.run(lambda: False, within=30.0)
+    assert world.executions["job"] == (1 if status else 0)
+    assert (f"{ROOT}/job" in world.disk.paths(ROOT)) == (status is None)
+    assert len([name for name in world.disk.names(ARCHIVE) if name.endswith("-job")]) == (
+        1 if status else 0
+    )
+
+
 def test_refused_job_is_claimed(ground: Ground) -> None:
     """A job that was claimed to be rejected is to be rejected still."""
     claimed(ground, ground.life(DEAD), one(refused="is empty"))
