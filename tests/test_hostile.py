@@ -368,14 +368,16 @@ def test_tree_is_written_by_nobody_else(tmp_path: Path) -> None:
     """Whatever the umask, and in a directory of a group: others could have programs run."""
     live = Live(tmp_path, before=("sh", "-c", 'umask 0; exec "$@"', "sh"))
     live.spool.chmod(0o2770)
-    gate = live.gate("gate")
+    stop = tmp_path / "stop"
     with live:
-        live.drop("job", f"umask\n{gate.wait}touch left\n")
-        eventually(lambda: bool(live.jobs()) and any(live.spool.glob(".pmjq/job/*/out.1")))
+        live.drop(
+            "job", f"umask\n{live.side_effect('job')}until [ -e '{stop}' ]; do sleep 0.1; done\n"
+        )
+        eventually(lambda: live.runs("job"))
         # The job is its owner's, its output the umask's.
         own = [path for path in (live.spool / ".pmjq").rglob("*") if path.name != "out.1"]
         assert [str(path) for path in own if path.lstat().st_mode & 0o022] == []
-        gate.open()
+        stop.touch()
         # The umask is the daemon's, for whatever the job itself makes.
         assert live.ended("job").text.strip("0\n") == ""
         assert live.stop() == 0
