@@ -32,9 +32,17 @@ if TYPE_CHECKING:
 Prepared = tuple["Candidate", Attempt]
 """A claim that is prepared: what is claimed, and its paperwork."""
 
-CANNOT_MOVE = frozenset({errno.EPERM, errno.EACCES, errno.EBUSY})
-CANNOT_MOVE_PAUSE = 60.0
-"""Seconds until an entry that may not be moved is tried again."""
+CANNOT_MOVE = frozenset({errno.EPERM, errno.EACCES, errno.EBUSY, errno.EXDEV})
+"""Errors of a rename that are this one entry's: its owner, a mount, the quota of a project."""
+
+DENIED = CANNOT_MOVE | {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""Errors after which a rename is not carried out later: the answer came, and it was no."""
+
+STUCK = 2
+"""Claims that fail before those after them are not tried: the fault is not theirs."""
+
+BEHIND = 1.0
+"""Seconds by which an entry that could not be moved is tried after others."""
 
 
 class Act:
@@ -208,38 +216,39 @@ class Act:
             return
         outside, desk = self.outside, self.desk
         claimed: list[Attempt] = []
+        stuck: list[tuple[Prepared, OSError]] = []
         untried = list(prepared)
+        while untried and len(stuck) < STUCK:
+            one = untried.pop(0)
+            try:
+                if self._claim_one(*one):
+                    claimed.append(one[1])
+            except OSError as error:
+                stuck.append((one, error))
+        self._drop_papers(untried)
         try:
-            while untried:
-                candidate, attempt = untried.pop(0)
-                if self._claim_one(candidate, attempt):
-                    claimed.append(attempt)
             outside.spool.sync_claims()
         except OSError as error:
             desk.doubtful = True
             outside.pauses.failed("claim", error)
-            self._drop_papers(untried)
             for attempt in claimed:
                 reason = "its claim could not be made durable"
                 desk.returning[attempt.id] = Return(attempt, reason)
             return
         for attempt in claimed:
             desk.claim(attempt, outside.now())
-        outside.pauses.worked("claim")
+        if claimed or not stuck:
+            outside.pauses.worked("claim")
+        for (candidate, attempt), failure in stuck:
+            self._unclaimed(candidate, attempt, failure, others=bool(claimed))
 
     def _claim_one(self, candidate: Candidate, attempt: Attempt) -> bool:
+        """Claim an entry; False if it is not to be had, or not as it was examined.
+
+        OSError: it could not be moved, and is where it was.
+        """
         spool, backlog = self.outside.spool, self.desk.backlog
-        try:
-            won = spool.claim(attempt)
-        except OSError as error:
-            if error.errno not in CANNOT_MOVE:
-                raise
-            spool.clear(attempt.id, attempt.attempt, candidate.name)
-            reason = f"cannot be moved ({error.strerror}); remove it, or let this user move it"
-            standing = Standing(Kind.LEFT, reason, CANNOT_MOVE_PAUSE)
-            backlog.put_aside(candidate.name, candidate.stat, standing, self.outside.now())
-            self.outside.log.warning("entry.left", entry=job.shown(candidate.name), reason=reason)
-            return False
+        won = spool.claim(attempt)
         backlog.forget(candidate.name)
         if not spool.local:
             until = self.outside.now() + STALE
@@ -247,7 +256,7 @@ class Act:
         self.desk.won += won
         self.desk.contended += not won
         if not won:
-            spool.clear(attempt.id, attempt.attempt, candidate.name)
+            self._drop_papers([(candidate, attempt)])
             return False
         if attempt.attempt > 1:
             with contextlib.suppress(OSError):
@@ -257,6 +266,35 @@ class Act:
             return True
         # Changed between the look and the claim: give it back, to be looked at as it is.
         self.desk.returning[attempt.id] = Return(attempt, "changed while it was being claimed")
+        return False
+
+    def _unclaimed(
+        self, candidate: Candidate, attempt: Attempt, error: OSError, *, others: bool
+    ) -> None:
+        """Put an entry aside that could not be moved, and find out whether others can be.
+
+        ``others``: some have been, together with it. One of which nobody knows yet whether it is
+        its own fault stays on its way in: the others come first once claims are tried again.
+        """
+        outside, desk = self.outside, self.desk
+        now, name, stat = outside.now(), candidate.name, candidate.stat
+        if error.errno in DENIED and self._not_moved(attempt):
+            self._drop_papers([(candidate, attempt)])
+        else:
+            desk.doubtful = True
+        why = error.strerror or str(error)
+        reason = f"cannot be moved ({why}); remove it, or let this user move it"
+        if others or error.errno in CANNOT_MOVE or desk.backlog.outdone(name, stat, desk.won):
+            standing = Standing(Kind.LEFT, reason)
+        else:
+            outside.pauses.failed("claim", error)
+            again = outside.pauses.until("claim") - now + BEHIND
+            standing = Standing(Kind.INCOMING, reason, again)
+        desk.backlog.refuse(name, stat, standing, now, desk.won)
+
+    def _not_moved(self, attempt: Attempt) -> bool:
+        with contextlib.suppress(OSError):
+            return attempt.id not in self.outside.spool.running()
         return False
 
     def _attempt(self, candidate: Candidate, back: set[str]) -> Attempt:

@@ -33,8 +33,26 @@ class Aside:
     since: float
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An entry that could not be moved: what it is for that, until when, and how long that is.
+
+    ``won``: how many claims of others had been made by then.
+    """
+
+    standing: Standing
+    seen: Print
+    until: float
+    pause: float
+    won: int
+
+
 SLACK = 100
-"""Places in the order that may be out of date before it is made anew."""
+"""Places in the order, and looks, that may be out of date before they are made anew."""
+
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 60.0
+"""Seconds until an entry that could not be moved is tried again, doubled while it is the same."""
 
 
 class Backlog:
@@ -48,6 +66,8 @@ class Backlog:
         self._taken: dict[str, int] = {}
         self._aside: dict[str, Aside] = {}
         self._looks: list[tuple[float, str]] = []
+        self._look_at: dict[str, float] = {}
+        self._refused: dict[str, Refused] = {}
         self._since: dict[str, tuple[Print, float]] = {}
         self._bad: dict[str, None] = {}
         self._unvisited: deque[str] = deque()
@@ -70,6 +90,11 @@ class Backlog:
         if stat is None:
             self.forget(name)
             return
+        refused = self._refused.get(name)
+        if refused is not None and now < refused.until and refused.seen == ready.print_of(stat):
+            standing = refused.standing._replace(again=refused.until - now)
+            self.put_aside(name, stat, standing, now)
+            return
         if name in self._since or name in self._aside:
             seen = ready.print_of(stat)
             age = self._age(name, seen, now)
@@ -80,6 +105,7 @@ class Backlog:
             if self._aside.pop(name, None):
                 self._since[name] = (ready.print_of(stat), now - age)
                 self._bad.pop(name, None)
+                self._look_at.pop(name, None)
             self._enqueue(name, stat.st_ctime_ns)
         else:
             self.put_aside(name, stat, standing, now)
@@ -99,8 +125,40 @@ class Backlog:
         else:
             self._bad.pop(name, None)
         self._since.pop(name, None)
+        self._look_again(name, None if standing.again is None else now + standing.again)
+
+    def refuse(self, name: str, stat: Stat, standing: Standing, now: float, won: int) -> None:
+        """Put an entry aside that could not be moved, for longer each time it is found the same.
+
+        A look before that time finds it refused: the next try costs as much as a claim. Where
+        ``standing`` says when to look again, then.
+        """
+        seen, before = ready.print_of(stat), self._refused.get(name)
+        pause = FIRST_PAUSE
+        if before is not None and before.seen == seen:
+            pause = min(LONGEST_PAUSE, 2 * before.pause)
         if standing.again is not None:
-            heapq.heappush(self._looks, (now + standing.again, name))
+            pause = standing.again
+        standing = standing._replace(again=pause)
+        self._refused[name] = Refused(standing, seen, now + pause, pause, won)
+        self.put_aside(name, stat, standing, now)
+
+    def outdone(self, name: str, stat: Stat, won: int) -> bool:
+        """Tell whether others were claimed since an entry could not be moved for the first time."""
+        before = self._refused.get(name)
+        if before is None or before.seen != ready.print_of(stat):
+            return False
+        return before.standing.kind is Kind.LEFT or before.won < won
+
+    def refusals(self) -> int:
+        """Return how many entries could not be moved when that was tried last."""
+        return len(self._refused)
+
+    def forgive(self) -> list[str]:
+        """Return the names that could not be moved, for another try at once."""
+        names = list(self._refused)
+        self._refused.clear()
+        return names
 
     def age(self, name: str, stat: Stat, now: float) -> float:
         """Return for how many seconds an entry has been seen just as it is.
@@ -119,6 +177,8 @@ class Backlog:
         self._aside.pop(name, None)
         self._since.pop(name, None)
         self._bad.pop(name, None)
+        self._look_at.pop(name, None)
+        self._refused.pop(name, None)
 
     def take(self, most: int) -> list[str]:
         """Take up to ``most`` names off the head of the queue.
@@ -141,14 +201,24 @@ class Backlog:
 
     def due(self, now: float) -> list[str]:
         """Return the names whose next look has come, each once."""
-        names: dict[str, None] = {}
-        while self._looks and self._looks[0][0] <= now:
-            names[heapq.heappop(self._looks)[1]] = None
-        return [name for name in names if name in self._aside]
+        names: list[str] = []
+        while (at := self.next_look()) is not None and at <= now:
+            name = heapq.heappop(self._looks)[1]
+            del self._look_at[name]
+            names.append(name)
+        return names
 
     def next_look(self) -> float | None:
         """Return when the next entry is to be looked at again."""
-        return self._looks[0][0] if self._looks else None
+        looks = self._looks
+        while looks and self._look_at.get(looks[0][1]) != looks[0][0]:
+            heapq.heappop(looks)
+        return looks[0][0] if looks else None
+
+    def just_so(self, name: str, stat: Stat) -> bool:
+        """Tell whether an entry that was put aside is as it was seen last."""
+        aside = self._aside.get(name)
+        return aside is not None and aside.seen == ready.print_of(stat)
 
     def bad(self, most: int) -> list[tuple[str, str]]:
         """Return up to ``most`` entries that can never be run, with their reasons."""
@@ -178,6 +248,17 @@ class Backlog:
                 # Entries that changed or went have left their old places behind.
                 self._order = [(appeared, name) for name, appeared in self._queued.items()]
                 heapq.heapify(self._order)
+
+    def _look_again(self, name: str, at: float | None) -> None:
+        """Look at an entry again at a time and at no other; None: when something tells of it."""
+        if at is None:
+            self._look_at.pop(name, None)
+        elif self._look_at.get(name) != at:
+            self._look_at[name] = at
+            heapq.heappush(self._looks, (at, name))
+            if len(self._looks) > 2 * len(self._look_at) + SLACK:
+                self._looks = [(at, name) for name, at in self._look_at.items()]
+                heapq.heapify(self._looks)
 
     def _age(self, name: str, seen: Print, now: float) -> float:
         aside = self._aside.get(name)

@@ -87,6 +87,7 @@ class Entries:
         self._unseen: deque[str] = deque()
         self._told: dict[str, str] = {}
         self._hesitating: dict[str, float] = {}
+        self._rights: tuple[int, ...] | None = None
 
     def present(self) -> bool:
         """Tell whether the spool is there, and say so when that changes."""
@@ -256,6 +257,7 @@ class Entries:
             self._idle = POLL if found else min(RESCAN, self._idle * POLL_SLOWER)
             pause = max(self._idle, POLL_SHARE * took)
         self.desk.polled = 0.0 if poll is None and self.outside.spool.local else pause
+        self._forgive(now)
         self.desk.rescan_at = now + pause
 
     def _say_left(self) -> None:
@@ -264,10 +266,19 @@ class Entries:
             name: standing.reason
             for name, standing in self.desk.backlog.aside()
             if standing.kind is Kind.LEFT
+    def _forgive(self, now: float) -> None:
+        """Try entries again that could not be moved, if who may write the spool has changed."""
+        backlog, before = self.desk.backlog, self._rights
+        self._rights = self.outside.spool.rights() if backlog.refusals() else None
+        if self._rights is not None and before is not None and self._rights != before:
+            for name in backlog.forgive():
+                self._see(name, now)
+
         }
         for name, reason in left.items():
             if self._told.get(name) != reason and len(self._told) < MOST_SAID:
                 self.outside.log.warning("entry.left", entry=job.shown(name), reason=reason)
                 self._told[name] = reason
-        for name in [name for name in self._told if name not in left]:
+        # One that is tried again is not left for that moment, and not news when it is again.
+        for name in [name for name in self._told if name not in self.desk.backlog]:
             del self._told[name]

@@ -136,6 +136,11 @@ class Spool(Paperwork):
         stat = self.disk.stat(self.root)
         return stat.st_mtime_ns if stat else 0
 
+    def rights(self) -> tuple[int, ...]:
+        """Return what decides who may move entries: mode and owners of the directory."""
+        stat = self.disk.stat(self.root)
+        return (stat.st_mode, stat.st_uid, stat.st_gid) if stat else ()
+
     def look(self, name: str) -> Look | None:
         """Open and examine an entry, None if it is gone."""
         return self.disk.look(f"{self.root}/{name}")

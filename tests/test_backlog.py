@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmjq.backlog import Backlog
+from pmjq.backlog import SLACK, Backlog
 from pmjq.ready import PATIENCE_EMPTY, PATIENCE_LINKED, Kind, Look, Rules, Standing, settled
 from values import FakeStat
 
@@ -276,6 +276,92 @@ def test_left_for_a_while_is_not_settling(backlog: Backlog) -> None:
     assert backlog.next_look() == 60.0
 
 
+# --- what could not be moved
+
+LET_BE = Standing(Kind.LEFT, "cannot be moved")
+
+
+def pauses(backlog: Backlog, stat: FakeStat, tries: int) -> list[float]:
+    """Return for how long an entry is left alone each time it could not be moved."""
+    now, found = 0.0, []
+    for _ in range(tries):
+        backlog.refuse("a", stat, LET_BE, now, 0)
+        again = backlog.next_look()
+        assert again is not None
+        found.append(again - now)
+        now = again
+    return found
+
+
+def test_refused_for_longer_each_time(backlog: Backlog) -> None:
+    """What cannot be moved is tried less and less often, and every minute at least."""
+    assert pauses(backlog, FILE, 8) == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+
+
+def test_refused_again_after_a_change(backlog: Backlog) -> None:
+    """An entry that has changed is another one, and may be movable."""
+    pauses(backlog, FILE, 8)
+    assert pauses(backlog, replace(FILE, st_ctime_ns=9), 2) == [1.0, 2.0]
+
+
+def test_looks_in_between_find_it_refused(backlog: Backlog) -> None:
+    """However often it is looked at, it is tried when its time has come, or when it has changed."""
+    backlog.refuse("a", FILE, LET_BE, 0.0, 0)
+    for now in (0.1, 0.5, 0.9):
+        backlog.see("a", FILE, now)
+        assert reasons(backlog) == {"a": (Kind.LEFT, "cannot")}
+        assert backlog.next_look() == pytest.approx(1.0)
+    backlog.see("a", FILE, 1.0)
+    assert backlog.take(9) == ["a"]
+    backlog.put_back("a")
+    backlog.refuse("a", FILE, LET_BE, 1.0, 0)
+    backlog.see("a", replace(FILE, st_ctime_ns=9), 1.1)
+    assert backlog.take(9) == ["a"]
+
+
+def test_refused_for_as_long_as_was_said(backlog: Backlog) -> None:
+    """Who knows when it is worth another try says so."""
+    backlog.refuse("a", FILE, LET_BE._replace(again=7.0), 0.0, 0)
+    assert backlog.next_look() == 7.0
+
+
+def test_outdone_by_others(backlog: Backlog) -> None:
+    """If others are claimed and it is not, that is its own fault, until it changes."""
+    coming = Standing(Kind.INCOMING, "cannot be moved", 1.0)
+    assert not backlog.outdone("a", FILE, 5)
+    backlog.refuse("a", FILE, coming, 0.0, 5)
+    assert [backlog.outdone("a", FILE, won) for won in (5, 6)] == [False, True]
+    assert not backlog.outdone("a", replace(FILE, st_ctime_ns=9), 6)
+    backlog.refuse("a", FILE, LET_BE, 1.0, 6)
+    assert backlog.outdone("a", FILE, 6)
+
+
+def test_forgiven(backlog: Backlog) -> None:
+    """What could not be moved is tried at once when there is reason to, like any other."""
+    pauses(backlog, FILE, 8)
+    assert (backlog.refusals(), backlog.forgive(), backlog.refusals()) == (1, ["a"], 0)
+    backlog.see("a", FILE, 0.0)
+    assert backlog.take(9) == ["a"]
+    backlog.put_back("a")
+    assert pauses(backlog, FILE, 1) == [1.0]
+
+
+def test_gone_is_not_refused(backlog: Backlog) -> None:
+    """What has gone, or was claimed after all, leaves nothing behind."""
+    backlog.refuse("a", FILE, LET_BE, 0.0, 0)
+    backlog.forget("a")
+    assert (backlog.refusals(), backlog.next_look()) == (0, None)
+
+
+def test_one_look_for_each_entry(backlog: Backlog) -> None:
+    """However often it is put aside, an entry has one look to come, and fills no memory."""
+    for number in range(10_000):
+        backlog.put_aside("a", FILE, INCOMING._replace(again=5.0), float(number))
+    assert len(backlog._looks) <= SLACK + 2
+    assert backlog.next_look() == 9_999 + 5.0
+    assert (backlog.due(10_003.9), backlog.due(10_004.0), backlog.due(9e9)) == ([], ["a"], [])
+
+
 # --- since when
 
 
@@ -298,7 +384,7 @@ def test_patience_begins_again_with_a_change(backlog: Backlog) -> None:
     backlog.see("a", EMPTY, 0.0)
     backlog.see("a", replace(EMPTY, st_ctime_ns=9), PATIENCE_EMPTY)
     assert [kind for kind, _ in reasons(backlog).values()] == [Kind.INCOMING]
-    assert backlog.due(PATIENCE_EMPTY) == ["a"]
+    assert backlog.due(PATIENCE_EMPTY) == []
     assert backlog.next_look() == 2 * PATIENCE_EMPTY
 
 

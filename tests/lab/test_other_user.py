@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -161,6 +162,36 @@ def test_spool_that_may_not_be_written_for_a_while(live: Theirs) -> None:
         assert live.runs("shut") == 1
         assert live.stop() == 0
         assert live.leftovers() == []
+
+
+def test_entries_in_a_sticky_directory(live: Theirs) -> None:
+    """What its owner alone may move is named once, and costs little however long it stays."""
+    live.options = (*live.options, "--accept-owner", "ANY")
+    os.chown(live.spool, 0, 0)
+    live.spool.chmod(0o1777)
+    with live:
+        for number in range(10):
+            os.chown(live.write(f"roots{number}", "#!/bin/sh\n"), 0, 0)
+        for path in sorted((live.root / "drop").glob("*/roots*")):
+            path.rename(live.spool / path.name)
+        live.drop("own")
+        live.ended("own")
+        eventually(lambda: len(live.events("entry.left")) >= 10)
+        tried = _prepared(live)
+        # Looks at everything, as a chmod of the directory or an odd name bring them about.
+        for number in range(40):
+            live.tell(signal.SIGHUP)
+            eventually(lambda most=number: len(live.events("daemon.looks_again")) > most)  # type: ignore[misc]
+            live.drop(f"own{number}")
+            live.ended(f"own{number}")
+        assert _prepared(live) - tried <= 40 + 10 * 6
+        assert len(live.events("entry.left")) == 10
+
+
+def _prepared(live: Theirs) -> int:
+    """Return how many claims were prepared."""
+    (path,) = (live.spool / ".pmjq" / "events").iterdir()
+    return path.read_bytes().count(b'"claim.prepared"')
 
 
 # --- in a spool that others can write

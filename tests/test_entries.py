@@ -1,0 +1,194 @@
+"""The rules of the entries that a daemon finds: what cannot be moved, what is judged anew."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from doubles import UID, Clock, Daemon, Faults, How, MemDisk, Place, Script, World
+from pmjq.backlog import LONGEST_PAUSE
+from pmjq.job import Record
+from pmjq.ready import PATIENCE_EMPTY
+from pmjq.state import State
+
+ROOT = "/srv/spool"
+ARCHIVE = "/srv/archive"
+PROGRAM = b"#!/bin/sh\n:\n"
+GARBAGE = b"#!/bin/sh\r\n:\r\n"
+
+
+def machine(*names: str) -> World:
+    """Return a machine with jobs submitted and no daemon yet."""
+    disk = MemDisk(Clock())
+    disk.tree(ROOT)
+    disk.tree(ARCHIVE)
+    world = World(disk)
+    for name in names:
+        submit(world, name)
+    disk.clock.advance(60)
+    return world
+
+
+def submit(world: World, name: str, content: bytes = PROGRAM) -> None:
+    """Put a job into the spool, by a rename."""
+    world.scripts[name] = Script(0.1)
+    world.disk.put(f"{ROOT}/.{name}.tmp", content)
+    world.disk.rename(f"{ROOT}/.{name}.tmp", f"{ROOT}/{name}")
+
+
+def refusing(error: int, *names: str) -> Faults:
+    """Have the file system move some entries nowhere, or any entry if none is named."""
+    paths = {f"{ROOT}/{name}" for name in names}
+
+    def matching(operation: str, touched: tuple[str, ...]) -> bool:
+        directory, _, name = touched[0].rpartition("/")
+        known = touched[0] in paths if paths else not name.startswith(".")
+        return operation == "rename" and directory == ROOT and known
+
+    return Faults(at=1, how=How.FAIL, error=error, lasting=True, matching=matching)
+
+
+def go_on(daemon: Daemon, seconds: float, nudged: str = "") -> None:
+    """Let a daemon work for some time, which is nudged twice a second if a name is given."""
+    world = daemon.world
+    end = world.clock.now() + seconds
+    while world.clock.now() < end:
+        if nudged:
+            daemon.turn.nudge(nudged)
+        wake = min(daemon.turn_once(), world.next_end(), end)
+        step = wake - world.clock.now()
+        world.advance(max(0.0005, min(step, 0.5) if nudged else step))
+
+
+def states(world: World) -> dict[str, State]:
+    """Return how the archived jobs ended."""
+    disk = world.disk
+    names = [name for name in disk.names(ARCHIVE) if name.endswith(".json")]
+    texts = [disk.read(f"{ARCHIVE}/{name}") or b"" for name in names]
+    found = [msgspec.json.decode(text, type=Record) for text in texts]
+    return {record.name: record.state for record in found}
+
+
+def said(daemon: Daemon, event: str) -> list[dict[str, object]]:
+    """Return what the log says with an event."""
+    return [keys for _, name, keys in daemon.log.lines if name == event]
+
+
+def paperwork(world: World) -> list[str]:
+    """Return the jobs that have paperwork."""
+    return world.disk.names(f"{ROOT}/.pmjq/job")
+
+
+# -- what cannot be moved
+
+
+@pytest.mark.parametrize("nudged", ["", "fixed"])
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EACCES, errno.EBUSY, errno.EXDEV])
+def test_entry_that_cannot_be_moved_is_tried_now_and_then(error: int, nudged: str) -> None:
+    """It costs less and less, whatever looks at it in between, and is named once."""
+    world = machine("fixed", "job")
+    faults = refusing(error, "fixed")
+    daemon = Daemon(world, Place(), faults)
+    go_on(daemon, 600.0, nudged)
+    assert faults.count <= 6 + 600.0 / LONGEST_PAUSE
+    (left,) = said(daemon, "entry.left")
+    assert (left["entry"], "cannot be moved" in str(left["reason"])) == ("fixed", True)
+    assert (states(world), paperwork(world)) == ({"job": State.DONE}, [])
+    assert said(daemon, "claim.failed") == []
+
+
+def test_many_entries_that_cannot_be_moved() -> None:
+    """They hold nobody up and are tried no more often than one is."""
+    names = [f"fixed{number}" for number in range(50)]
+    world = machine(*names, "job")
+    faults = refusing(errno.EPERM, *names)
+    daemon = Daemon(world, Place(), faults)
+    go_on(daemon, 5.0)
+    assert states(world) == {"job": State.DONE}
+    go_on(daemon, 595.0)
+    assert faults.count <= 50 * (6 + 600.0 / LONGEST_PAUSE)
+    assert len(said(daemon, "entry.left")) == 50
+    assert len(daemon.turn.backlog._looks) <= 2 * 50 + 100
+
+
+def test_entry_that_changes_is_tried_again() -> None:
+    """Its owner gives it away: that is seen by its ctime, and the next look tries it."""
+    world = machine("fixed")
+    faults = refusing(errno.EPERM, "fixed")
+    daemon = Daemon(world, Place(), faults)
+    go_on(daemon, 300.0)
+    faults.lift()
+    inode = world.disk.inode(f"{ROOT}/fixed")
+    assert inode is not None
+    inode.ctime += 1
+    daemon.turn.nudge("fixed")
+    go_on(daemon, 1.0)
+    assert states(world) == {"fixed": State.DONE}
+
+
+def test_spool_whose_rights_change_is_tried_again() -> None:
+    """Who may move entries is for the directory to say: what was refused is tried at once."""
+    world = machine("fixed")
+    faults = refusing(errno.EACCES)
+    daemon = Daemon(world, Place(), faults)
+    go_on(daemon, 300.0)
+    faults.lift()
+    inode = world.disk.inode(ROOT)
+    assert inode is not None
+    inode.mode |= 0o020
+    daemon.turn.nudge()
+    go_on(daemon, 1.0)
+    assert states(world) == {"fixed": State.DONE}
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+@pytest.mark.parametrize("error", [errno.EUCLEAN, errno.EIO, errno.EDQUOT])
+def test_error_of_one_entry_does_not_hold_up_others(error: int, slots: int) -> None:
+    """An error that may be everybody's is that of one entry if others can be claimed."""
+    world = machine("fixed", "job1", "job2", "job3")
+    faults = refusing(error, "fixed")
+    daemon = Daemon(world, Place(slots=slots), faults)
+    go_on(daemon, 3.0)
+    assert set(states(world)) == {"job1", "job2", "job3"}
+    assert len(said(daemon, "claim.failed")) == (1 if slots == 1 else 0)
+    submit(world, "later")
+    daemon.turn.nudge("later")
+    go_on(daemon, 600.0)
+    assert states(world)["later"] is State.DONE
+    assert faults.count <= 8 + 600.0 / LONGEST_PAUSE
+    assert len(said(daemon, "claim.failed")) <= 1
+    assert [left["entry"] for left in said(daemon, "entry.left")] == ["fixed"]
+    assert daemon.turn.idle()
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.ESTALE])
+def test_error_of_all_entries_pauses_claims(error: int) -> None:
+    """What fails for all is tried now and then, is nobody's own fault, and comes right again."""
+    world = machine(*(f"job{number}" for number in range(9)))
+    faults = refusing(error)
+    daemon = Daemon(world, Place(slots=4), faults)
+    go_on(daemon, 600.0)
+    assert len(said(daemon, "claim.failed")) == 1
+    assert said(daemon, "entry.left") == []
+    assert faults.count <= 100
+    assert not daemon.turn.idle()
+    faults.lift()
+    go_on(daemon, 70.0)
+    assert set(states(world)) == {f"job{number}" for number in range(9)}
+    assert set(states(world).values()) == {State.DONE}
+
+
+def test_claim_whose_file_cannot_be_examined_is_given_back() -> None:
+    """A job of which it is not known that it is what was examined is not run."""
+    world = machine("job")
+
+    def matching(operation: str, touched: tuple[str, ...]) -> bool:
+        return operation == "stat" and "/run/" in touched[0]
+
+    daemon = Daemon(world, Place(), Faults(at=1, how=How.FAIL, matching=matching))
+    go_on(daemon, 30.0)
+    assert len(said(daemon, "job.returned")) == 1
+    assert (states(world), world.executions) == ({"job": State.DONE}, {"job": 1})
