@@ -261,8 +261,10 @@ class Act:
         if attempt.attempt > 1:
             with contextlib.suppress(OSError):
                 spool.forget(candidate.name)
-        stat = spool.claimed_stat(attempt)
-        if attempt.refused or (stat is not None and ready.unchanged(candidate.stat, stat)):
+        stat = None
+        with contextlib.suppress(OSError):
+            stat = spool.claimed_stat(attempt)
+        if stat is not None and ready.unchanged(candidate.stat, stat):
             return True
         # Changed between the look and the claim: give it back, to be looked at as it is.
         self.desk.returning[attempt.id] = Return(attempt, "changed while it was being claimed")

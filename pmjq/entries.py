@@ -137,7 +137,7 @@ class Entries:
             return []
         found: list[Candidate] = []
         for name, reason in backlog.bad(MOST_AT_ONCE):
-            stat = self.outside.spool.stat(name)
+            stat = self._still_bad(name, now)
             if stat is not None:
                 found.append(Candidate(name, stat, Refusal(reason)))
         self._take(found, wanted, now)
@@ -206,6 +206,26 @@ class Entries:
             backlog.put_aside(name, look.stat, ready.bad(verdict.reason), now)
         return Candidate(name, look.stat, verdict)
 
+    def _still_bad(self, name: str, now: float) -> Stat | None:
+        """Return the stat of an entry that can never be run; None if it is to be judged anew.
+
+        Another may have come to its name, or what is wrong with it may be that its writer has not
+        written it yet.
+        """
+        spool, backlog = self.outside.spool, self.desk.backlog
+        stat = spool.stat(name)
+        if stat is not None and not ready.is_file(stat) and backlog.just_so(name, stat):
+            return stat
+        look = spool.look(name) if stat is not None and ready.is_file(stat) else None
+        if look is None or not backlog.just_so(name, look.stat):
+            self._see(name, now)
+            return None
+        if look.busy:
+            standing = ready.settled(look, backlog.rules, backlog.age(name, look.stat, now))
+            backlog.put_aside(name, look.stat, standing, now)
+            return None
+        return look.stat
+
     def _see(self, name: str, now: float) -> None:
         stat = self.outside.spool.stat(name)
         if stat is not None and self._gone(name, stat, now):
@@ -237,6 +257,7 @@ class Entries:
             self._unseen = deque(name for name in names if everything or name not in backlog)
             found = len(self._unseen)
             self._listed = 0 if recent else changed
+        self._forgive(now)
         for name in backlog.revisit(REVISIT if spool.local else REVISIT_SHARED):
             self._see(name, now)
         self.desk.departed = {name: one for name, one in self.desk.departed.items() if now < one[1]}
@@ -244,6 +265,14 @@ class Entries:
         self._say_left()
         self.desk.scanned = True
         self._schedule(now, found)
+
+    def _forgive(self, now: float) -> None:
+        """Try entries again that could not be moved, if who may write the spool has changed."""
+        backlog, before = self.desk.backlog, self._rights
+        self._rights = self.outside.spool.rights() if backlog.refusals() else None
+        if self._rights is not None and before is not None and self._rights != before:
+            for name in backlog.forgive():
+                self._see(name, now)
 
     def _schedule(self, begun: float, found: int) -> None:
         """Decide when the spool is listed next."""
@@ -257,7 +286,6 @@ class Entries:
             self._idle = POLL if found else min(RESCAN, self._idle * POLL_SLOWER)
             pause = max(self._idle, POLL_SHARE * took)
         self.desk.polled = 0.0 if poll is None and self.outside.spool.local else pause
-        self._forgive(now)
         self.desk.rescan_at = now + pause
 
     def _say_left(self) -> None:
@@ -266,14 +294,6 @@ class Entries:
             name: standing.reason
             for name, standing in self.desk.backlog.aside()
             if standing.kind is Kind.LEFT
-    def _forgive(self, now: float) -> None:
-        """Try entries again that could not be moved, if who may write the spool has changed."""
-        backlog, before = self.desk.backlog, self._rights
-        self._rights = self.outside.spool.rights() if backlog.refusals() else None
-        if self._rights is not None and before is not None and self._rights != before:
-            for name in backlog.forgive():
-                self._see(name, now)
-
         }
         for name, reason in left.items():
             if self._told.get(name) != reason and len(self._told) < MOST_SAID:

@@ -229,6 +229,11 @@ def settled(look: Look, rules: Rules, age: float) -> Standing:
     return _PLAIN
 
 
+def is_file(stat: Stat) -> bool:
+    """Tell whether an entry is a regular file, which may be opened."""
+    return modes.S_ISREG(stat.st_mode)
+
+
 def bad(reason: str) -> Standing:
     """Return the standing of an entry that can never be run."""
     return Standing(Kind.BAD, reason)

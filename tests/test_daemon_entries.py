@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from live import Live, eventually
+from pmjq.ready import PATIENCE_EMPTY
 from pmjq.state import State
 
 ROOT = os.geteuid() == 0
@@ -165,6 +166,21 @@ def test_empty_file_may_be_filled(live: Live) -> None:
     with path.open("w") as file:
         file.write("#!/bin/sh\necho filled\n")
     assert live.ended("touched").text == "filled\n"
+
+
+def test_empty_file_that_is_open_is_not_rejected(live: Live) -> None:
+    """A script whose writer takes his time before the first byte is run when he is done."""
+    path = live.spool / "opened"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o755)
+    try:
+        eventually(
+            lambda: live.node().get("aside", {}).get("opened") == "still open for writing",
+            within=2 * PATIENCE_EMPTY,
+        )
+        os.write(fd, b"#!/bin/sh\necho ran\n")
+    finally:
+        os.close(fd)
+    assert live.ended("opened").text == "ran\n"
 
 
 def test_cat_then_chmod(live: Live) -> None:

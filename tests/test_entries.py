@@ -192,3 +192,111 @@ def test_claim_whose_file_cannot_be_examined_is_given_back() -> None:
     go_on(daemon, 30.0)
     assert len(said(daemon, "job.returned")) == 1
     assert (states(world), world.executions) == ({"job": State.DONE}, {"job": 1})
+
+
+# -- what is judged anew
+
+
+def just_before(operation: str, path: str, act: Callable[[], object]) -> Faults:
+    """Have something happen just before the daemon's first such operation on such a path."""
+    left = [act]
+
+    def matching(name: str, paths: tuple[str, ...]) -> bool:
+        if left and name == operation and paths[0].startswith(path):
+            left.pop()()
+        return False
+
+    return Faults(matching=matching)
+
+
+@pytest.mark.parametrize("operation", ["stat", "look", "rename"])
+def test_good_file_comes_to_a_bad_one_s_name(operation: str) -> None:
+    """What was bad about an entry says nothing of the one that has come to its name."""
+    world = machine()
+    submit(world, "job", GARBAGE)
+    path = f"{ROOT}/job"
+    daemon = Daemon(world, Place(), just_before(operation, path, lambda: submit(world, "job")))
+    go_on(daemon, 30.0)
+    assert states(world) == {"job": State.DONE}
+    assert world.executions == {"job": 1}
+
+
+@pytest.mark.parametrize("operation", ["stat", "rename"])
+def test_good_file_comes_to_a_link_s_name(operation: str) -> None:
+    """The same for what is bad at the first sight."""
+    world = machine()
+    world.scripts["job"] = Script(0.1)
+    world.disk.symlink("/bin/true", f"{ROOT}/job")
+    daemon = Daemon(world, Place())
+
+    def renamed() -> None:
+        world.disk.put(f"{ROOT}/.job", PROGRAM)
+        world.disk.rename(f"{ROOT}/.job", f"{ROOT}/job")
+
+    daemon.faults.matching = just_before(operation, f"{ROOT}/job", renamed).matching
+    go_on(daemon, 30.0)
+    assert states(world) == {"job": State.DONE}
+    assert world.executions == {"job": 1}
+
+
+def test_bad_file_is_rejected_all_the_same() -> None:
+    """What stays bad is rejected, once."""
+    world = machine()
+    submit(world, "job", GARBAGE)
+    daemon = Daemon(world, Place())
+    go_on(daemon, 30.0)
+    assert states(world) == {"job": State.REJECTED}
+    assert said(daemon, "job.returned") == []
+
+
+def test_empty_file_that_is_open_is_on_its_way() -> None:
+    """However long it takes until its writer writes: it is run when he has closed it."""
+    world = machine()
+    submit(world, "job", b"")
+    inode = world.disk.inode(f"{ROOT}/job")
+    assert inode is not None
+    world.disk.writers.add(inode.number)
+    daemon = Daemon(world, Place())
+    go_on(daemon, 10 * PATIENCE_EMPTY)
+    assert (states(world), daemon.turn.idle()) == ({}, False)
+    world.disk.grow(inode, PROGRAM)
+    go_on(daemon, 5.0)
+    assert states(world) == {}
+    world.disk.writers.clear()
+    go_on(daemon, 5.0)
+    assert states(world) == {"job": State.DONE}
+
+
+def test_empty_file_that_is_closed_is_rejected() -> None:
+    """A writer that is gone writes no more."""
+    world = machine()
+    submit(world, "job", b"")
+    inode = world.disk.inode(f"{ROOT}/job")
+    assert inode is not None
+    world.disk.writers.add(inode.number)
+    daemon = Daemon(world, Place())
+    go_on(daemon, 2 * PATIENCE_EMPTY)
+    world.disk.writers.clear()
+    go_on(daemon, 5.0)
+    assert states(world) == {"job": State.REJECTED}
+
+
+def test_empty_file_of_which_nobody_tells_whether_it_is_open() -> None:
+    """Where the kernel does not tell, patience is all there is."""
+    world = machine()
+    world.disk.leases = False
+    submit(world, "job", b"")
+    daemon = Daemon(world, Place())
+    go_on(daemon, 2 * PATIENCE_EMPTY)
+    assert states(world) == {"job": State.REJECTED}
+
+
+def test_another_owner_s_file_is_named_once() -> None:
+    """An entry that is left is named with its reason, whatever nudges come."""
+    world = machine()
+    world.disk.uid = UID + 1
+    world.disk.put(f"{ROOT}/other", PROGRAM)
+    world.disk.uid = UID
+    daemon = Daemon(world, Place())
+    go_on(daemon, 60.0, "other")
+    assert [left["entry"] for left in said(daemon, "entry.left")] == ["other"]
