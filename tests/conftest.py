@@ -1,16 +1,17 @@
-"""What all tests share: waiting for a condition, and how hypothesis is set up."""
+"""What all tests share: waiting, telling figures to a person, and how hypothesis is set up."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
+import pytest
 from hypothesis import settings
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 T = TypeVar("T")
+
+Say = Callable[[str], None]
 
 # A shared machine may stop any example for longer than the 200 ms that hypothesis allows.
 settings.register_profile("pmjq", deadline=None, max_examples=60)
@@ -24,3 +25,14 @@ def eventually(condition: Callable[[], T], *, within: float = 10.0) -> T:
         assert time.monotonic() < deadline, f"still {value!r} after {within:g} s"
         time.sleep(0.005)
     return value
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Say:
+    """Return what prints a line of figures to the person who runs the tests."""
+
+    def aloud(text: str) -> None:
+        with capsys.disabled():
+            print(f"\n  {text}", end=" ")
+
+    return aloud

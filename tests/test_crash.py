@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
+from conftest import Say
 from doubles import (
     CRASHES,
     FAR,
@@ -49,9 +50,6 @@ MOUNT = "/mnt"
 
 PROGRAM = b"#!/bin/sh\n:\n"
 RESTARTABLE = b"#!/bin/sh\n#PMJQ restartable\n:\n"
-
-Say = Callable[[str], None]
-
 
 NOTHING = Script()
 QUICK = Script(seconds=0.01)
@@ -147,17 +145,6 @@ SPOILED = [
     Case(("leaves",), far=True),
     Case(("symlink",), far=True),
 ]
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """Print to the person who runs the tests."""
-
-    def aloud(text: str) -> None:
-        with capsys.disabled():
-            print(f"\n  {text}", end=" ")
-
-    return aloud
 
 
 # -- what must hold in the end

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -23,6 +23,9 @@ from lab.hosts import HOSTS, Hosts
 from live import Live, eventually
 from pmjq.job import Record
 from pmjq.state import State
+
+if TYPE_CHECKING:
+    from conftest import Say
 
 LEASE = 6.0
 RESTARTABLE = "#PMJQ restartable\n"
@@ -46,8 +49,6 @@ while not os.path.exists(sys.argv[2]):
 """
 """A job that goes on where its mount is cut off. A shell would not: each of its children hangs when
 it closes the output that it inherited."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

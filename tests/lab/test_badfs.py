@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from conftest import Say
 from lab import shared
 from lab.hosts import HOSTS, Hosts, needs
 from live import eventually
@@ -93,17 +94,6 @@ def bad(tmp_path: Path) -> Iterator[Bad]:
         yield Bad(shared.Share("badfs", mounts, backing, hosts), controls)
 
 
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> shared.Say:
-    """Return what prints a line of figures."""
-
-    def do(text: str) -> None:
-        with capsys.disabled():
-            print(f"\n{text}", end="")
-
-    return do
-
-
 CASES: dict[str, dict[str, Any]] = {
     "lost replies": {"faults": LOST_REPLIES},
     "lost replies, bad looks, stale listings": {
@@ -115,19 +105,19 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_faults(bad: Bad, tmp_path: Path, say: shared.Say, case: str) -> None:
+def test_faults(bad: Bad, tmp_path: Path, say: Say, case: str) -> None:
     """Whatever the file system answers, each job is run and recorded once."""
     options = ("-j", "4", "--lease", "60", "--settle", "0")
     _run(bad, tmp_path, say, case, options, lambda: bad.spoil(**CASES[case]))
 
 
-def test_full(bad: Bad, tmp_path: Path, say: shared.Say) -> None:
+def test_full(bad: Bad, tmp_path: Path, say: Say) -> None:
     """A disk on which there is now and then no space delays, and nothing else."""
     options = ("-j", "4", "--lease", "60", "--settle", "0")
     _run(bad, tmp_path, say, "no space", options, lambda: bad.spoil(faults=FULL), relieve=True)
 
 
-def test_hangs(bad: Bad, tmp_path: Path, say: shared.Say) -> None:
+def test_hangs(bad: Bad, tmp_path: Path, say: Say) -> None:
     """Calls that hang for longer than the lease may lose a job, and run none twice."""
     options = ("-j", "4", "--lease", f"{shared.LEASE:g}", "--settle", "0")
     spoil = [*HANGS, *LOST_REPLIES]
@@ -137,7 +127,7 @@ def test_hangs(bad: Bad, tmp_path: Path, say: shared.Say) -> None:
 def _run(
     bad: Bad,
     tmp_path: Path,
-    say: shared.Say,
+    say: Say,
     case: str,
     options: tuple[str, ...],
     spoil: Callable[[], None],

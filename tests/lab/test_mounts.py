@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import Say
 from lab import shared
 
 pytestmark = pytest.mark.lab
@@ -28,27 +29,16 @@ def share() -> shared.Share:
     return shared.Share("mounts", mounts, mounts[0])
 
 
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> shared.Say:
-    """Return what prints a line of figures."""
-
-    def do(text: str) -> None:
-        with capsys.disabled():
-            print(f"\n{text}", end="")
-
-    return do
-
-
-def test_many_jobs(share: shared.Share, tmp_path: Path, say: shared.Say) -> None:
+def test_many_jobs(share: shared.Share, tmp_path: Path, say: Say) -> None:
     """Each of 1,000 jobs is run and recorded once."""
     shared.many(share, tmp_path, say)
 
 
-def test_local_archives(share: shared.Share, tmp_path: Path, say: shared.Say) -> None:
+def test_local_archives(share: shared.Share, tmp_path: Path, say: Say) -> None:
     """Ended jobs may go to a disk of the node that ran them."""
     shared.local_archives(share, tmp_path, say)
 
 
-def test_node_killed(share: shared.Share, tmp_path: Path, say: shared.Say) -> None:
+def test_node_killed(share: shared.Share, tmp_path: Path, say: Say) -> None:
     """The others take over from a machine that dies."""
     shared.killed(share, tmp_path, say)
