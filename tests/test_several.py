@@ -28,6 +28,7 @@ from typing import Any, Self
 import msgspec
 import pytest
 
+from conftest import Say
 from doubles import life_of
 from live import Filed, Live, eventually
 from pmjq.disk import Disk
@@ -128,6 +129,10 @@ class Fleet:
         """Return how many jobs are filed, at the cost of a listing."""
         return sum(not name.endswith(BESIDE) for name in self._archived())
 
+    def shares(self) -> dict[str, int]:
+        """Return how many of the filed jobs each node ran."""
+        return dict(sorted(Counter(one.record.node for one in self.filed()).items()))
+
     def _archived(self) -> list[str]:
         names = os.listdir(self.archive) if self.archive.exists() else []
         return [name for name in names if not name.startswith(".")]
@@ -210,7 +215,7 @@ def _repeated(lines: Counter[str]) -> int:
     return sum(lines.values()) - len(lines)
 
 
-def test_five_thousand_jobs_whatever_happens_to_eight_daemons(tmp_path: Path) -> None:
+def test_five_thousand_jobs_whatever_happens_to_eight_daemons(tmp_path: Path, say: Say) -> None:
     """Of daemons that come back within their lease every job is executed and recorded once."""
     fleet = Fleet(tmp_path, 8, "-j", "4")
     names = [f"job{number:04}" for number in range(5000)]
@@ -225,14 +230,15 @@ def test_five_thousand_jobs_whatever_happens_to_eight_daemons(tmp_path: Path) ->
         chaos.until(lambda: fleet.count() >= len(names))
         chaos.end()
         lines, seconds = fleet.lines(), time.monotonic() - began
-        print(
-            f"\n{len(names)} jobs, {len(fleet.nodes)} daemons, {chaos.kills} kills -9, "
-            f"{chaos.stops} stops: {_repeated(lines)} executed twice, {seconds:.0f} s"
+        say(
+            f"{len(names)} jobs, {len(fleet.nodes)} daemons, {chaos.kills} kills -9, "
+            f"{chaos.stops} stops: {_repeated(lines)} executed twice, {seconds:.0f} s, "
+            f"{fleet.shares()}"
         )
         filed = fleet.check_each_recorded_once(names)
         assert lines == Counter(dict.fromkeys(names, 1))
         assert {one.record.state for one in filed.values()} == {State.DONE}
-        assert {one.record.node for one in filed.values()} == set(fleet.nodes)
+        assert fleet.shares().keys() == fleet.nodes.keys()
         fleet.stop()
         assert fleet.first.leftovers() == []
         assert fleet.count() == len(names)
@@ -240,7 +246,7 @@ def test_five_thousand_jobs_whatever_happens_to_eight_daemons(tmp_path: Path) ->
     assert chaos.stops >= 20
 
 
-def test_daemons_that_stay_away_past_their_lease(tmp_path: Path) -> None:
+def test_daemons_that_stay_away_past_their_lease(tmp_path: Path, say: Say) -> None:
     """No job is executed twice but restartable ones; what a silent node had in hand is lost.
 
     Of the lost ones those that ended after all are known to have.
@@ -273,8 +279,8 @@ def test_daemons_that_stay_away_past_their_lease(tmp_path: Path) -> None:
         fleet.stop()
         lines = fleet.lines()
         late = [one for one in lost if _again(one).late]
-        print(
-            f"\n{len(names)} jobs, {len(fleet.nodes)} daemons, {chaos.kills} kills -9, "
+        say(
+            f"{len(names)} jobs, {len(fleet.nodes)} daemons, {chaos.kills} kills -9, "
             f"{chaos.stops} stops: {len(lost)} lost, {len(late)} of them ended late, "
             f"{_repeated(lines)} restartable ones executed again"
         )
@@ -312,7 +318,7 @@ def test_daemons_that_start_at_once_on_a_new_spool(tmp_path: Path) -> None:
         fleet.__exit__()
 
 
-def test_work_is_shared_fairly(tmp_path: Path) -> None:
+def test_work_is_shared_fairly(tmp_path: Path, say: Say) -> None:
     """On equal nodes and equal jobs no node runs fewer than half of its share."""
     fleet = Fleet(tmp_path, 4, "-j", "2")
     names = [f"job{number:03}" for number in range(240)]
@@ -321,9 +327,9 @@ def test_work_is_shared_fairly(tmp_path: Path) -> None:
     with fleet:
         fleet.feed()
         eventually(lambda: fleet.count() >= len(names), within=60)
-        shares = Counter(one.record.node for one in fleet.filed())
-    print(f"\n{len(names)} jobs: {dict(sorted(shares.items()))}")
-    assert min(shares[name] for name in fleet.nodes) >= len(names) / len(fleet.nodes) / 2
+        shares = fleet.shares()
+    say(f"{len(names)} jobs: {shares}")
+    assert min(shares.get(name, 0) for name in fleet.nodes) >= len(names) / len(fleet.nodes) / 2
 
 
 # -- a node that dies
@@ -334,10 +340,14 @@ RUNNING = 20
 
 @dataclass(frozen=True)
 class Bereaved:
-    """A fleet whose n1 died with 20 running jobs, half of them restartable, and its records."""
+    """A fleet whose n1 died with 20 running jobs, half of them restartable, and its records.
+
+    ``seconds``: from its death until all were taken over; ``filed``: until all were filed.
+    """
 
     fleet: Fleet
     seconds: float
+    filed: float
     plain: list[Filed]
     again: list[Filed]
 
@@ -386,17 +396,26 @@ def bereaved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bereaved]:
         eventually(lambda: not any(path.exists() for path in dead), what="n1 is buried")
         seconds = time.monotonic() - died_at
         eventually(lambda: fleet.count() >= RUNNING, what="all are filed")
-        print(f"\n{RUNNING} jobs of a dead node taken over after {seconds:.1f} s, lease {LEASE} s")
+        all_filed = time.monotonic() - died_at
         filed = fleet.check_each_recorded_once([*plain, *again])
         yield Bereaved(
-            fleet, seconds, [filed[name] for name in plain], [filed[name] for name in again]
+            fleet,
+            seconds,
+            all_filed,
+            [filed[name] for name in plain],
+            [filed[name] for name in again],
         )
     finally:
         fleet.__exit__()
 
 
-def test_dead_nodes_jobs_are_taken_over_after_its_lease(bereaved: Bereaved) -> None:
+def test_dead_nodes_jobs_are_taken_over_after_its_lease(bereaved: Bereaved, say: Say) -> None:
     """Not before the lease is over, whose last beat may be an eighth old, and soon after it."""
+    say(
+        f"a node killed with {RUNNING} running jobs: all taken over {bereaved.seconds:.1f} s after "
+        f"its death (lease {LEASE:g} s), {len(bereaved.plain)} lost, {len(bereaved.again)} run "
+        f"again, all recorded {bereaved.filed:.1f} s after it, each once"
+    )
     assert 7 / 8 * LEASE <= bereaved.seconds <= LEASE + 5
 
 
