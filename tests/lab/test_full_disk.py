@@ -33,19 +33,22 @@ class Filler:
         self.path = directory / "filler"
 
     def fill(self) -> None:
-        """Take all space, down to the last block."""
+        """Take all space, down to the last block, and what jobs that run give back meanwhile."""
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
-            for size in (1 << 20, 1 << 12, 1):
-                with contextlib.suppress(OSError):
-                    while True:
-                        os.write(fd, bytes(size))
-                # Blocks are taken when they are written out, not before.
-                with contextlib.suppress(OSError):
-                    os.fsync(fd)
+            eventually(lambda: self._taken(fd), what="no block is free")
         finally:
             os.close(fd)
-        assert os.statvfs(self.path).f_bavail == 0
+
+    def _taken(self, fd: int) -> bool:
+        for size in (1 << 20, 1 << 12, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    os.write(fd, bytes(size))
+            # Blocks are taken when they are written out, not before.
+            with contextlib.suppress(OSError):
+                os.fsync(fd)
+        return os.statvfs(self.path).f_bavail == 0
 
     def free(self) -> None:
         """Give all space back."""
