@@ -25,6 +25,7 @@ from .idle import idle
 from .latency import latency
 from .nodes import nodes
 from .report import Bench, NotInstalledError, NotMeasuredError, Row, as_json, machine, table
+from .shared import gluster, mounts, sshfs
 from .throughput import throughput
 
 MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
@@ -34,6 +35,9 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
     "backlog": backlog,
     "fileops": fileops,
     "nodes": nodes,
+    "gluster": gluster,
+    "sshfs": sshfs,
+    "mounts": mounts,
     "gate": gate,
 }
 

@@ -1,12 +1,13 @@
-"""Several daemons on one spool: 1, 2, 4 and 8 on a local disk, and one on each of some mounts.
+"""Several daemons on one spool: 1, 2, 4 and 8 on a local disk, or one on each mount of a share.
 
-The mounts are those that ``PMJQ_LAB_MOUNTS`` names, directories separated by colons through which
-one and the same shared directory is seen. Every job appends its name to a local file, so an
-execution too many is seen whatever the records say. A job is over when its daemon has logged its
-end, after its outcome was made durable: a listing of the archive through another mount may be 20 s
-old. Jobs are written before the clock starts and renamed into the spool inside it.
+Every job appends its name to a local file, so an execution too many is seen whatever the records
+say. A job is over when its daemon has logged its end, after its outcome was made durable: a listing
+of the archive through another mount may be 20 s old. Jobs are written before the clock starts and
+renamed into the spool inside it, through the first mount.
 
-Claims won and lost are what the daemons publish in ``node.json``, the warm-up included.
+Claims won and lost are what the daemons publish in ``node.json``, the warm-up included. File
+operations are counted twice where they can be: the system calls of daemons and keepers that reach
+the spool, and what of all that came to the file server, the renames that submit included.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
+from lab.hosts import HOSTS
+from lab.shared import Share
 
 from . import strace
 from .peers import SLOTS
@@ -35,7 +36,8 @@ from .strace import CALL, FILES, OWN_PROGRAM, Trace
 
 COUNTS = (1, 2, 4, 8)
 
-MOUNTS = "PMJQ_LAB_MOUNTS"
+AIM = "14"
+"""File operations per job on the spool."""
 
 LOOK = 0.02
 """Seconds between two looks at the daemons' logs, which are local."""
@@ -81,9 +83,11 @@ class Seat(Place):
 class Team:
     """Daemons that run on one spool, and what their jobs leave."""
 
-    def __init__(self, root: Path, daemons: Sequence[Daemon]) -> None:
-        """Take daemons that were started just now, and a local directory."""
+    def __init__(self, root: Path, daemons: Sequence[Daemon], share: Share) -> None:
+        """Take daemons that were started just now on a share, and a local directory."""
         self.daemons = daemons
+        self.served = Counter[str]()
+        self._share = share
         self.seat = daemons[0].place
         self._lines = root / "lines"
         self._names: list[str] = []
@@ -94,17 +98,23 @@ class Team:
         self.run(WARM * len(self.daemons))
 
     def run(self, jobs: int) -> float:
-        """Run jobs and return the seconds from the first drop to the last end."""
+        """Run jobs and return the seconds from the first drop to the last end.
+
+        ``served`` has then what the file server did in that time, if that is known.
+        """
         names = [f"job-{len(self._names) + number}" for number in range(jobs)]
         for name in names:
             self.seat.write(name, f"#!/bin/sh\necho {name} >>'{self._lines}'\n")
         self._names += names
         os.sync()
+        self._serve()
         begin = time.monotonic()
         for name in names:
             (self.seat.staging / name).rename(self.seat.spool / name)
         self._wait("jobs that ended", lambda: self._logged(ENDED), len(self._names))
-        return time.monotonic() - begin
+        seconds = time.monotonic() - begin
+        self.served = self._serve()
+        return seconds
 
     def duplicates(self) -> int:
         """Return how many executions were too many; raise if a job is missing or went wrong."""
@@ -123,6 +133,10 @@ class Team:
         (self.seat.spool / "held").touch(mode=0o644)
         self._wait("claims won", lambda: self._published("won"), len(self._names), SEEN_WITHIN)
         return self._published("contended") / self._published("won")
+
+    def _serve(self) -> Counter[str]:
+        """Return the operations of the file server since it was asked."""
+        return self._share.calls() if self._share.calls else Counter()
 
     def _published(self, key: str) -> int:
         return sum(int(life.get(key, 0)) for life in self._lives())
@@ -148,75 +162,81 @@ class Team:
 
 
 def nodes(bench: Bench) -> list[Row]:
-    """Measure teams of every size, and one on the mounts if there are any."""
+    """Measure teams of every size on a local disk."""
     jobs, rounds = bench.pick(2000, 500), bench.pick(3, 1)
     rows: list[Row] = []
     local = bench.root / "nodes"
     for count in (COUNTS[0], COUNTS[-1]) if bench.quick else COUNTS:
         bench.say(f"nodes: {count} on a local disk")
-        name = f"{count} daemon{'s' * (count > 1)}"
-        rows += _rows(bench, name, [local] * count, jobs, rounds)
-    mounts = [Path(path) for path in os.environ.get(MOUNTS, "").split(":") if path]
-    if not mounts:
-        bench.missing.append(f"nodes on a shared file system: {MOUNTS} names no mounts")
-        return rows
-    name = f"{len(mounts)} daemons on {_kind(mounts[0])}"
-    bench.say(f"nodes: {name}")
-    with tempfile.TemporaryDirectory(
-        prefix="pmjq-bench-", dir=mounts[0], ignore_cleanup_errors=True
-    ) as made:
-        shares = [mount / Path(made).name for mount in mounts]
-        return rows + _rows(bench, name, shares, bench.pick(1000, 200), bench.pick(2, 1))
+        share = Share("local", (local,) * count, local)
+        rows += team_rows(bench, f"{count} daemon{'s' * (count > 1)}", share, jobs, rounds)
+    return rows
 
 
-def _rows(bench: Bench, name: str, shares: Sequence[Path], jobs: int, rounds: int) -> list[Row]:
+def team_rows(bench: Bench, name: str, share: Share, jobs: int, rounds: int) -> list[Row]:
+    """Measure one daemon on each mount of a share."""
     rates: list[float] = []
     lost: list[float] = []
+    served = Counter[str]()
     twice = 0
     for _ in range(rounds):
-        with _working(bench, shares) as team:
+        with _working(bench, share) as team:
             team.warm()
             rates.append(jobs / team.run(jobs))
+            served += team.served
             twice += team.duplicates()
             lost.append(team.contention())
-    return [
+    ran = jobs * rounds
+    rows = [
         Row(name, tuple(rates), "jobs/s"),
-        Row(f"{name}: executed twice", (float(twice),), f"of {jobs * rounds}", "0"),
+        Row(f"{name}: executed twice", (float(twice),), f"of {ran}", "0"),
         Row(f"{name}: claims lost", tuple(lost), "per claim won", "< 0.2"),
-        *_operations(bench, name, shares, bench.pick(200, 100)),
+        *_calls(bench, name, share, bench.pick(200, 100)),
     ]
+    if served:
+        at = f"{name}: file operations at the server"
+        rows.append(Row(at, (served.total() / ran,), "per job", AIM, _leading(served, ran)))
+    return rows
 
 
-def _operations(bench: Bench, name: str, shares: Sequence[Path], jobs: int) -> list[Row]:
+def _leading(counts: Counter[str], jobs: int) -> str:
+    trace = Trace()
+    trace.counts.update({("all", name.lower()): count for name, count in counts.items()})
+    return trace.leading(jobs, 0.2)
+
+
+def _calls(bench: Bench, name: str, share: Share, jobs: int) -> list[Row]:
     if shutil.which("strace") is None:
         bench.missing.append(f"{name}: file operations: strace is not installed (Debian: strace)")
         return []
-    with _working(bench, shares) as team:
+    with _working(bench, share) as team:
         team.warm()
         with _counting(team) as trace:
             team.run(jobs)
         team.duplicates()
     row = f"{name}: file operations on the spool"
-    return [Row(row, (trace.total() / jobs,), "per job", "14", trace.leading(jobs, 0.2))]
+    return [Row(row, (trace.total() / jobs,), "per job", AIM, trace.leading(jobs, 0.2))]
 
 
 @contextlib.contextmanager
-def _working(bench: Bench, shares: Sequence[Path]) -> Iterator[Team]:
-    """Run one daemon on each share, all of which lead to one directory, for a ``with`` block."""
+def _working(bench: Bench, share: Share) -> Iterator[Team]:
+    """Run one daemon on each mount, in a fresh directory of the share, for a ``with`` block."""
     turn = 1 + len(list(bench.root.glob("nodes-*")))
     root = bench.root / f"nodes-{turn}"
     root.mkdir()
-    below = [share / str(turn) for share in shares]
+    below = [mount / str(turn) for mount in share.mounts]
     _make(below)
     with contextlib.ExitStack() as stack:
         daemons = []
-        for number, share in enumerate(below, 1):
-            seat = Seat(root / f"n{number}", share)
+        for number, shared in enumerate(below, 1):
+            seat = Seat(root / f"n{number}", shared)
             seat.root.mkdir()
+            before = share.hosts.inside(HOSTS[number - 1]) if share.hosts else ()
+            there = replace(bench, command=(*before, *bench.command))
             # A drop is a rename: there is nothing to wait for.
             options = ("-j", str(SLOTS), "--node", f"n{number}", "--settle", "0")
-            daemons.append(stack.enter_context(running(bench, seat, *options)))
-        yield Team(root, daemons)
+            daemons.append(stack.enter_context(running(there, seat, *options)))
+        yield Team(root, daemons, share)
 
 
 def _make(below: Sequence[Path]) -> None:
@@ -226,7 +246,7 @@ def _make(below: Sequence[Path]) -> None:
     deadline = time.monotonic() + SEEN_WITHIN
     while not all((share / "staging").is_dir() for share in below):
         if time.monotonic() > deadline:
-            raise NotMeasuredError(f"{below[0]} is not seen through every mount of {MOUNTS}")
+            raise NotMeasuredError(f"{below[0]} is not seen through every mount")
         time.sleep(LOOK)
 
 
@@ -271,10 +291,3 @@ def _counted(log: Path, shared: Sequence[str]) -> Counter[tuple[str, str]]:
             if match[2].startswith("execve") and not OWN_PROGRAM.match(match[3]):
                 jobs.add(int(match[1]))
     return counts
-
-
-def _kind(path: Path) -> str:
-    """Return the type of the file system that is mounted at or above a path."""
-    mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
-    real = path.resolve()
-    return next((mounts[parent] for parent in (real, *real.parents) if parent in mounts), "")

@@ -9,13 +9,16 @@ is never told to end: it ends with what it traces.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +35,9 @@ pytestmark = pytest.mark.lab
 
 MOST_CHANGING, MOST_READING = 60, 6
 """More calls of a case are sampled evenly; a cut takes 1 to 2 s, and reading changes no state."""
+
+AT_ONCE = 2
+"""Cuts, each with a spool and daemons of its own: half of such a cut is waiting."""
 
 CHANGING = (  # noqa: SIM905  # a list of forty strings is no easier to read
     "creat mkdir mkdirat rename renameat renameat2 link linkat symlink symlinkat unlink unlinkat"
@@ -131,25 +137,31 @@ def _sweep(case: str, run: Run, base: Path, capsys: pytest.CaptureFixture[str]) 
     cuts = _chosen(recorded)
     changing = [cut for cut in cuts if cut.changes]
     all_changing = [call for call in recorded if call.changes]
-    hits: set[str] = set()
-    reached = 0
-    for number, cut in enumerate(cuts):
+
+    def made(number: int) -> str:
+        """Cut, and return the last call before it."""
         root = base / f"cut{number}"
         try:
-            calls = run(root, cut)
+            calls = run(root, cuts[number])
         except AssertionError as error:
-            raise AssertionError(f"{case}, cut before {cut.line}: {error}") from error
-        last = calls[-1].what.replace(root.name, "") if calls else ""
-        reached += last == cut.what.replace("recorded", "")
-        hits.add(last)
+            raise AssertionError(f"{case}, cut before {cuts[number].line}: {error}") from error
         shutil.rmtree(root)
+        return calls[-1].what.replace(root.name, "") if calls else ""
+
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        hits = list(pool.map(made, range(len(cuts))))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    wanted = [cut.what.replace("recorded", "") for cut in cuts]
+    reached = sum(hit == what for hit, what in zip(hits, wanted, strict=True))
     with capsys.disabled():
         print(
             f"\n{case}: {len(cuts)} cut points"
             f" ({len(changing)} of {len(all_changing)} changing calls,"
             f" {len(cuts) - len(changing)} of {len(recorded) - len(all_changing)} reading ones"
             f"{', sampled evenly' if len(cuts) < len(recorded) else ''}),"
-            f" {len(hits)} different, {reached} exactly as recorded,"
+            f" {len(set(hits))} different, {reached} exactly as recorded,"
             f" {time.monotonic() - began:.0f} s"
         )
     # How often the thread was woken differs, so a cut may be before the same call earlier or later.
@@ -309,6 +321,10 @@ def test_start_after_a_crash(
 
     def prepare(root: Path) -> set[str]:
         subprocess.run(["cp", "-a", left, root], check=True)
+        # A spool of its own: a node serves one spool once at a time.
+        identity = root / "spool/.pmjq/spool.json"
+        content = json.loads(identity.read_bytes())
+        identity.write_text(json.dumps(content | {"uuid": str(uuid.uuid4())}))
         return {"job", "queued"}
 
     _sweep("main thread, after a crash", FromTheStart(prepare), tmp_path, capsys)
