@@ -92,9 +92,13 @@ class Team:
         self._lines = root / "lines"
         self._names: list[str] = []
 
-    def warm(self) -> None:
-        """Wait until all serve the spool, and have them run some jobs."""
+    def wait_started(self) -> None:
+        """Wait until all serve the spool."""
         self._wait("daemon.started", lambda: self._logged(STARTED), len(self.daemons))
+
+    def warm(self) -> None:
+        """Have all of them run some jobs."""
+        self.wait_started()
         self.run(WARM * len(self.daemons))
 
     def run(self, jobs: int) -> float:
@@ -236,6 +240,9 @@ def _working(bench: Bench, share: Share) -> Iterator[Team]:
             # A drop is a rename: there is nothing to wait for.
             options = ("-j", str(SLOTS), "--node", f"n{number}", "--settle", "0")
             daemons.append(stack.enter_context(running(there, seat, *options)))
+            if number == 1:
+                # It makes the spool; the others find it.
+                Team(root, daemons, share).wait_started()
         yield Team(root, daemons, share)
 
 
