@@ -25,6 +25,9 @@ pytestmark = pytest.mark.lab
 
 KINDS = [("tmpfs", "4m"), ("ext4", "16M")]
 
+AGAIN = 90.0
+"""Seconds within which everything has worked again: what failed is tried once a minute at least."""
+
 
 class Filler:
     """A file that takes all the space there is, until it is removed."""
@@ -84,7 +87,7 @@ def _stuck(live: Live) -> bool:
 
 
 def _all_filed(live: Live, names: set[str]) -> None:
-    eventually(lambda: {filed.record.name for filed in live.filed()} >= names, within=60)
+    eventually(lambda: {filed.record.name for filed in live.filed()} >= names, within=AGAIN)
     assert sorted(filed.record.name for filed in live.filed()) == sorted(names)
     assert {name: live.runs(name) for name in names} == dict.fromkeys(names, 1)
     assert live.alive()
@@ -131,7 +134,7 @@ def test_disk_that_fills_while_jobs_run(tmp_path: Path, mount: Mount, kind: str,
         filler = Filler(root)
         for step in range(1, 4):
             # The failures of the time before are over, so that those of this time are told of.
-            eventually(lambda: not _stuck(live))
+            eventually(lambda: not _stuck(live), within=AGAIN)
             eventually(lambda least=8 * step: len(live.filed()) >= least)  # type: ignore[misc]
             filler.fill()
             eventually(lambda: _stuck(live) or len(live.events("job.ended")) == len(names))
@@ -192,7 +195,7 @@ def test_full_archive(tmp_path: Path, mount: Mount, kind: str, size: str) -> Non
         assert live.alive()
         filler.free()
         _all_filed(live, names | {"before"})
-        live.said("archive.works_again")
+        live.said("archive.works_again", within=AGAIN)
         assert {len(live.ended(name).text.splitlines()) for name in names} == {2000}
         assert live.stop() == 0
         assert live.leftovers() == []
