@@ -62,13 +62,13 @@ check: lint test ## lint and test: what a change has to pass
 
 lab: $(READY) ## the tests that need root or Debian packages, which it installs
 	@tests/lab/setup
-	@$(BIN)/python -m pytest -m lab $(ARGS) tests/lab || { code=$$?; \
+	@$(BIN)/python tests/lab/lanes.py $(ARGS) || { code=$$?; \
 	  [ $$code -eq 5 ] && echo 'make lab: no test is marked lab: NOTHING WAS TESTED'; }
 
 soak: $(READY) ## more seeds of the simulated cluster than `make test` plays: SEEDS=n, from FIRST=k on
 	@$(BIN)/python tests/seeds.py --seeds $(SEEDS) --first $(FIRST)
 
-bench: $(READY) ## throughput, latency, idle cost and big backlogs, beside other queues
+bench: $(READY) ## throughput beside other queues, latency, idle cost, big backlogs, several nodes
 	@$(BIN)/python tests/bench.py $(ARGS)
 
 man: ## render the man pages into build/man, as text and HTML
