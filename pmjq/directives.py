@@ -26,6 +26,11 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NOT_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _DIRECTIVE = re.compile(r"#\s?PMJQ\s+(\S.*)")
 
+ELF = b"\x7fELF"
+MACHINE = slice(18, 20)
+KIND = slice(4, 6)
+"""Where an ELF header says for which machine, and of which word size and byte order."""
+
 _MACHINES = {
     3: "i386",
     8: "MIPS",
@@ -61,13 +66,29 @@ def spec(head: bytes) -> Spec | Refusal:
     return _with_directives(head, shell=True)  # noqa: S604  # not a call of a shell
 
 
-def refusal(code: str, head: bytes, *, interpreter: bool = False) -> str:
+def refusal(
+    code: str,
+    head: bytes,
+    *,
+    interpreter: bool = False,
+    permitted: bool = True,
+    native: bytes = b"",
+) -> str:
     """Return what to tell of an execve that failed with the errno named ``code``.
 
     ``interpreter``: the one named after ``#!`` is there, so it is not what is missing.
+    ``permitted``: the file's mode lets this user execute it. ``native``: the first bytes of a
+    program that runs here.
     """
     match code:
-        case "ENOEXEC" if head.startswith(b"\x7fELF"):
+        case "ENOEXEC" if head.startswith(ELF) and len(head) < MACHINE.stop:
+            return "is only the beginning of a program; copy it again"
+        case "ENOEXEC" if head.startswith(ELF) and _alike(head, native):
+            return (
+                f"is a program for this kind of machine ({_machine(head)}), but cut short or"
+                " damaged; copy it again"
+            )
+        case "ENOEXEC" if head.startswith(ELF):
             return (
                 f"is a program for another kind of machine ({_machine(head)}); "
                 "build it for this one"
@@ -88,6 +109,11 @@ def refusal(code: str, head: bytes, *, interpreter: bool = False) -> str:
             return f"its interpreter {name} is not on this node; install it or mend the first line"
         case "ENOENT":
             return "needs a program loader that is not on this node; build it for this system"
+        case "EACCES" if not permitted:
+            return (
+                "may not be executed by this user (EACCES), as its owner and mode say; "
+                "chmod go+rx lets others execute it"
+            )
         case "EACCES" if head.startswith(b"#!") and not interpreter:
             return (
                 f"its interpreter {interpreter_of(head)} may not be executed; mend the first line"
@@ -134,7 +160,11 @@ def interpreter_of(head: bytes) -> str:
     return words[0].decode("utf-8", "backslashreplace") if words else ""
 
 
+def _alike(head: bytes, native: bytes) -> bool:
+    return (head[KIND], head[MACHINE]) == (native[KIND], native[MACHINE])
+
+
 def _machine(head: bytes) -> str:
     order = "big" if head[5:6] == b"\x02" else "little"
-    number = int.from_bytes(head[18:20], order)  # type: ignore[arg-type]  # a literal of two
+    number = int.from_bytes(head[MACHINE], order)  # type: ignore[arg-type]  # a literal of two
     return _MACHINES.get(number, f"machine number {number}")

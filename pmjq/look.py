@@ -8,7 +8,9 @@ says.
 from __future__ import annotations
 
 import errno
+import functools
 import os
+import stat as modes
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from pmjq.job import Attempt
     from pmjq.outside import Outside
     from pmjq.process import Report
+    from pmjq.ready import Stat
 
 MOST_AT_ONCE = 64
 """How many jobs one plan starts at most: signals and ends are looked at in between."""
@@ -202,8 +205,15 @@ class Look:
         """Decide what becomes of an attempt whose execve failed, maybe in an earlier life."""
         look = self.outside.spool.claimed(attempt)
         head = (look.head if look else None) or b""
-        interpreter = os.access(directives.interpreter_of(head), os.X_OK)
-        fate = plan.unexecuted(attempt, status, head, interpreter=interpreter)
+        interpreter = directives.interpreter_of(head)
+        fate = plan.unexecuted(
+            attempt,
+            status,
+            head,
+            interpreter=os.path.isfile(interpreter) and os.access(interpreter, os.X_OK),
+            permitted=look is None or _executable(look.stat),
+            native=_native(),
+        )
         key = (attempt.name, look.stat.st_ino if look else 0)
         # On a shared file system nonsense may be the half of a program, and a server that refused
         # or lost the file for a moment looks like a fault of the job's own.
@@ -301,3 +311,26 @@ class Look:
         elif kind != self._verdict_said and now - self._closed_since >= GATE_PATIENCE:
             self._verdict_said = kind
             log.info("gate.closed", reason=desk.verdict.reason, queued=queued)
+
+
+def _executable(stat: Stat) -> bool:
+    """Tell whether a mode lets this user execute a file; access(2) would speak of the mount too."""
+    if os.geteuid() == 0:
+        bits = modes.S_IXUSR | modes.S_IXGRP | modes.S_IXOTH
+    elif stat.st_uid == os.geteuid():
+        bits = modes.S_IXUSR
+    elif stat.st_gid in {os.getegid(), *os.getgroups()}:
+        bits = modes.S_IXGRP
+    else:
+        bits = modes.S_IXOTH
+    return bool(stat.st_mode & bits)
+
+
+@functools.cache
+def _native() -> bytes:
+    """Return the first bytes of the program that this process is."""
+    try:
+        with open("/proc/self/exe", "rb") as file:
+            return file.read(directives.MACHINE.stop)
+    except OSError:
+        return b""

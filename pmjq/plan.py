@@ -296,16 +296,25 @@ def _judged(status: Status, *, told: bool) -> tuple[State, str]:
 
 
 def unexecuted(
-    attempt: Attempt, status: Status, head: bytes, *, interpreter: bool
+    attempt: Attempt,
+    status: Status,
+    head: bytes,
+    *,
+    interpreter: bool,
+    permitted: bool = True,
+    native: bytes = b"",
 ) -> Over | Return:
     """Return what becomes of an attempt whose execve failed.
 
-    It is rejected if that is its own fault, else returned.
+    It is rejected if that is its own fault, else returned. The others as in
+    ``directives.refusal``.
     """
     number = status.error or 0
     code = errno.errorcode.get(number, str(number))
     if number in MISFITS:
-        reason = directives.refusal(code, head, interpreter=interpreter)
+        reason = directives.refusal(
+            code, head, interpreter=interpreter, permitted=permitted, native=native
+        )
         return Over(attempt, status, State.REJECTED, reason)
     if number == errno.ETXTBSY:
         return Return(attempt, "still open for writing when it was to be executed", stopped=True)

@@ -24,6 +24,8 @@ ALIEN = (
 )
 """The header of a program for s390x."""
 
+NATIVE = Path("/proc/self/exe").read_bytes()[:300]
+
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
@@ -56,6 +58,9 @@ def _rejected(live: Live, name: str) -> str:
         pytest.param(b"\xef\xbb\xbf#!/bin/sh\n", "byte order mark", id="bom"),
         pytest.param(b"#!\n", "names no interpreter", id="no-interpreter"),
         pytest.param(b"#!/bin/" + b"s" * 300 + b"\n", "more than 255 bytes", id="long-line"),
+        pytest.param(b"#!/tmp\n", "interpreter /tmp may not be executed", id="directory"),
+        pytest.param(NATIVE, "cut short or damaged", id="truncated"),
+        pytest.param(NATIVE[:10], "only the beginning of a program", id="beginning"),
         pytest.param(ALIEN, "another kind of machine (s390x)", id="machine"),
     ],
 )

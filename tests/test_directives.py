@@ -154,7 +154,8 @@ def test_head_is_enough_for_long_comments() -> None:
         ("ENOEXEC", elf(22, order=2), ["s390x"]),
         ("ENOEXEC", elf(62), ["x86-64"]),
         ("ENOEXEC", elf(4711), ["machine number 4711"]),
-        ("ENOEXEC", b"\x7fELF", ["machine number 0"]),
+        ("ENOEXEC", b"\x7fELF", ["only the beginning of a program", "copy it again"]),
+        ("ENOEXEC", elf(62)[:19], ["only the beginning of a program"]),
         ("ENOEXEC", b"\0\1\2", ["neither a program", "nor text", "#!"]),
         ("ENOENT", b"#!/opt/perl -w\n", ["interpreter /opt/perl", "install"]),
         ("ENOTDIR", b"#!/etc/passwd/x\n", ["interpreter /etc/passwd/x"]),
@@ -176,6 +177,28 @@ def test_failed_execve_is_told_with_what_to_do(code: str, head: bytes, words: li
 def test_not_the_interpreter() -> None:
     """With its interpreter in place, a script that may not be executed is on a noexec mount."""
     assert "noexec" in refusal("EACCES", b"#!/bin/sh\n", interpreter=True)
+
+
+@pytest.mark.parametrize("head", [b"", b"#!/no/such\n", elf(62)])
+def test_file_that_this_user_may_not_execute(head: bytes) -> None:
+    """Another owner's file of mode 0700 has nothing to do with how anything is mounted."""
+    reason = refusal("EACCES", head, permitted=False)
+    assert [word for word in ("this user", "owner and mode", "chmod") if word not in reason] == []
+    assert "noexec" not in reason
+
+
+@pytest.mark.parametrize("machine", [62, 183])
+def test_damaged_program_for_this_machine(machine: int) -> None:
+    """A program that was cut short is not one for another machine."""
+    reason = refusal("ENOEXEC", elf(machine), native=elf(machine)[:20])
+    assert ("damaged" in reason, "copy it again" in reason) == (True, True)
+    assert "another" not in reason
+
+
+@pytest.mark.parametrize("native", [elf(183), elf(62, order=2), b"\x7fELF\x01" + elf(62)[5:], b""])
+def test_program_that_is_not_like_those_that_run_here(native: bytes) -> None:
+    """Machine, word size and byte order have to be those of this one."""
+    assert "another kind of machine (x86-64)" in refusal("ENOEXEC", elf(62), native=native)
 
 
 def test_interpreter_in_place_is_not_said_to_be_missing() -> None:

@@ -164,6 +164,18 @@ def test_spool_that_may_not_be_written_for_a_while(live: Theirs) -> None:
         assert live.leftovers() == []
 
 
+def test_file_that_only_its_owner_may_execute(live: Theirs) -> None:
+    """A file that is accepted and may not be executed is rejected with what is the matter."""
+    live.options = (*live.options, "--accept-owner", "ANY")
+    with live:
+        path = live.write("theirs", "#!/bin/sh\n", 0o700)
+        os.chown(path, DAEMON, DAEMON)
+        path.rename(live.spool / "theirs")
+        record = live.ended("theirs").record
+        assert record.state is State.REJECTED
+        assert "may not be executed by this user" in record.reason
+
+
 def test_entries_in_a_sticky_directory(live: Theirs) -> None:
     """What its owner alone may move is named once, and costs little however long it stays."""
     live.options = (*live.options, "--accept-owner", "ANY")
