@@ -106,7 +106,7 @@ class Daemon:
             anyio.run(self._serve)
         finally:
             self.processes.close()
-            os.close(held)
+            lock.release(held)
         return 1 if self.options.once and self.turn.desk.filing else 0
 
     def _ground(self) -> Ground:

@@ -355,12 +355,13 @@ def test_second_daemon_is_told_to_try_later(tmp_path: Path, node: str) -> None:
     (tmp_path / ".pmjq").mkdir()
     identity = str(uuid.uuid4())
     (tmp_path / ".pmjq" / "spool.json").write_text(f'{{"format": 1, "uuid": "{identity}"}}')
-    fd = lock.acquire(identity, node)
+    held = lock.acquire(identity, node)
     try:
         result = run("--once", "--node", node, str(tmp_path))
     finally:
-        Path(os.readlink(f"/proc/self/fd/{fd}")).unlink()
-        os.close(fd)
+        for fd in held:
+            Path(os.readlink(f"/proc/self/fd/{fd}")).unlink()
+        lock.release(held)
     assert result.returncode == TRY_LATER
     assert f"process {os.getpid()}" in result.stderr
     assert result.stderr.count("\n") == 1

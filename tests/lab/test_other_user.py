@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from live import PROJECT, Live, eventually
-from pmjq.errors import ConfigurationError
+from pmjq.errors import ConfigurationError, TryLaterError
 from pmjq.state import State
 
 pytestmark = pytest.mark.lab
@@ -204,6 +204,34 @@ def _prepared(live: Theirs) -> int:
     """Return how many claims were prepared."""
     (path,) = (live.spool / ".pmjq" / "events").iterdir()
     return path.read_bytes().count(b'"claim.prepared"')
+
+
+# --- where the lock is
+
+SOMEBODY = 54321
+"""A user without a name, hence without a home."""
+
+
+def test_stranger_in_the_place_of_the_locks(live: Theirs) -> None:
+    """What others make in /tmp keeps nobody out who is logged in."""
+    live.before = ("setpriv", f"--reuid={SOMEBODY}", f"--regid={SOMEBODY}", "--clear-groups")
+    for path in (live.spool, live.archive):
+        os.chown(path, SOMEBODY, SOMEBODY)
+    squatted, login = Path(f"/tmp/pmjq-{SOMEBODY}"), Path(f"/run/user/{SOMEBODY}")
+    squatted.mkdir()
+    try:
+        assert live.start(ready=False).wait() == ConfigurationError.exit_code
+        assert f"{squatted} is not a directory that this user alone" in live.log.read_text()
+        login.mkdir(mode=0o700, parents=True)
+        os.chown(login, SOMEBODY, SOMEBODY)
+        live.start()
+        assert len(os.listdir(login / "pmjq")) == 1
+        second = subprocess.run(live.command, check=False, capture_output=True, cwd="/", timeout=20)
+        assert second.returncode == TryLaterError.exit_code
+        assert live.stop() == 0
+    finally:
+        squatted.rmdir()
+        shutil.rmtree(login, ignore_errors=True)
 
 
 # --- in a spool that others can write
