@@ -17,7 +17,7 @@ import time
 import traceback
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -35,12 +35,16 @@ from pmjq.publish import Publisher
 from pmjq.watch import Watch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anyio.abc import TaskStatus
 
     from pmjq.gates import Limits
     from pmjq.log import Log
     from pmjq.ready import Rules
     from pmjq.turn import Turn
+
+T = TypeVar("T")
 
 LISTEN = 0.5
 """Seconds between two looks whether another machine uses this node's name."""
@@ -96,13 +100,13 @@ class Daemon:
 
         Raises PmjqError if it cannot begin.
         """
-        held = lock.acquire(self.lives.prepare(), self.options.node)
+        held = lock.acquire(self._patiently(self.lives.prepare), self.options.node)
         # A lease broken by a writer tells so with SIGIO, whose default is to end the process.
         signal.signal(signal.SIGIO, signal.SIG_IGN)
         _raise_descriptors()
         try:
             self._listen()
-            self.lives.begin()
+            self._patiently(self.lives.begin)
             anyio.run(self._serve)
         finally:
             self.processes.close()
@@ -148,6 +152,23 @@ class Daemon:
         while left:
             time.sleep(min(LISTEN, left))
             left = self.lives.listen()
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Return what a call returns that begins on the spool; wait while there is no room for it.
+
+        A signal ends the daemon meanwhile, as it does before anything has begun.
+        """
+        pause = AGAIN
+        while True:
+            try:
+                return call()
+            except OSError as error:
+                if self.options.once or not self.lives.wait_for_room(error):
+                    raise
+                extension = int((pause + TRYING) * 1e6)
+                service.notify(STATUS=f"waits: {error}", EXTEND_TIMEOUT_USEC=extension)
+            time.sleep(pause)
+            pause = min(LONGEST_PAUSE, 2 * pause)
 
     def _make_known(self, turn: Turn) -> None:
         self._publisher = Publisher(turn, self.options.limits, self.machine)
@@ -300,6 +321,12 @@ class Daemon:
 
 AGAIN = 1.0
 """Seconds until a new life is tried again."""
+
+LONGEST_PAUSE = 30.0
+"""Seconds until a first life is tried again for which there was no room, at last."""
+
+TRYING = 60.0
+"""Seconds that such a try may take; the service manager is told to wait for it."""
 
 
 def _raise_descriptors() -> None:

@@ -131,6 +131,8 @@ class Disk:
             _write_all(fd, data, 0)
             if os.fstat(fd).st_size > len(data):
                 os.ftruncate(fd, len(data))
+        except OSError as error:
+            raise _named(error, path) from error
         finally:
             os.close(fd)
 
@@ -146,6 +148,8 @@ class Disk:
             if os.fstat(fd).st_size > offset + len(data):
                 os.ftruncate(fd, offset + len(data))
             os.fdatasync(fd)
+        except OSError as error:
+            raise _named(error, path) from error
         finally:
             os.close(fd)
 
@@ -207,6 +211,8 @@ class Disk:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
+        except OSError as error:
+            raise _named(error, path) from error
         finally:
             os.close(fd)
 
@@ -228,6 +234,11 @@ class Disk:
         else:
             os.mknod(target, stat.st_mode, stat.st_rdev)
             _keep_owner(target, stat)
+
+
+def _named(error: OSError, path: str) -> OSError:
+    """Return the error of a call on a descriptor with the path that this was opened by."""
+    return OSError(error.errno, error.strerror, path)
 
 
 def _busy(fd: int) -> bool | None:

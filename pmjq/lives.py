@@ -11,6 +11,7 @@ There are no threads, no signals and no event loop here: the daemon has those an
 from __future__ import annotations
 
 import contextlib
+import errno
 import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from pmjq.disk import Disk
     from pmjq.node import Life, Reading
     from pmjq.outside import Logger, Runner, Settings
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Errors of a full disk, which may be less full soon."""
 
 GUARDS = 48
 """How many times in a lease it is looked whether the own heartbeat gets through."""
@@ -136,7 +140,7 @@ class Lives:
         spool = self._spool(node.token(settings.node, settings.machine.boot, ground.chance()))
         spool.identify()
         archive = self._filed_to(spool)
-        spool.begin()
+        self._begin_on_disk(spool)
         heart = Heart(
             ground.disk, spool.beat_path(), self.fence, settings.lease, now=ground.boottime
         )
@@ -164,6 +168,40 @@ class Lives:
         except BaseException:
             heart.stop()
             raise
+        self._trouble = ""
+
+    def wait_for_room(self, error: OSError) -> bool:
+        """Take note that the first life cannot begin; False unless the disk is full.
+
+        Then it is to be tried again. What has ended here and goes to another file system is filed
+        first: that may be what makes room, and is done by a life as a rule.
+        """
+        if error.errno not in FULL:
+            return False
+        self._say_failed(error)
+        if self._uuid:
+            # Whatever cannot be filed now is filed by the life.
+            with contextlib.suppress(OSError, errors.PmjqError):
+                self._make_room()
+        return True
+
+    def _make_room(self) -> None:
+        spool, name = self._spool(), self.ground.settings.node
+        archive = self._filed_to(spool)
+        for key in spool.ended():
+            record = spool.record(*key)
+            if record is not None and record.node == name and not archive.near(record):
+                archive.file(record)
+                spool.remove(spool.record_path(record).rpartition("/")[0])
+
+    def _begin_on_disk(self, spool: Spool) -> None:
+        """Make the directories of a life; if that fails leave none, or each try would add some."""
+        try:
+            spool.begin()
+        except OSError:
+            with contextlib.suppress(OSError):
+                spool.remove(spool.beat_path().rpartition("/")[0])
+            raise
 
     def fence(self) -> None:
         """Take note that the present life is over; may be called from any thread."""
@@ -190,16 +228,19 @@ class Lives:
             self.begin()
         except (OSError, errors.PmjqError) as error:
             self.turn, self.heart, self.fenced = old, heart, True
-            kind = type(error).__name__ + str(getattr(error, "errno", ""))
-            if kind != self._trouble:
-                # A line for people; where it failed says less than why.
-                ground.log.error("life.failed", reason=str(error))  # noqa: TRY400
-            self._trouble = kind
+            self._say_failed(error)
             return
         self.turn.intent = old.intent
         self.turn.desk.inherit(old.desk, ground.now())
-        self._trouble = ""
         ground.log.warning("life.begun", token=self.turn.spool.token, instead_of=old.spool.token)
+
+    def _say_failed(self, error: OSError | errors.PmjqError) -> None:
+        """Log that a life could not begin, once per kind of reason."""
+        kind = type(error).__name__ + str(getattr(error, "errno", ""))
+        if kind != self._trouble:
+            # A line for people; where it failed says less than why.
+            self.ground.log.error("life.failed", reason=str(error))
+        self._trouble = kind
 
     def leave(self) -> None:
         """Leave jobs running: their keeper goes on with the heartbeat, so that they stay ours."""

@@ -11,6 +11,7 @@ A ``Spool`` acts for one life of one node (its token).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import stat as modes
@@ -361,10 +362,12 @@ class Spool(Paperwork):
             self.disk.sync(f"{building}/spool.json")
             self.disk.rename(building, self.own)
         except OSError:
-            # Another daemon was quicker, and has cleared ours away.
+            # Another daemon was quicker, and has cleared ours away; or the disk is full, and each
+            # try would leave another one.
+            with contextlib.suppress(OSError):
+                self.remove(building)
             if self.disk.stat(f"{self.own}/spool.json") is None:
                 raise
-            self.remove(building)
 
     def life(self, token: str) -> Life | None:
         """Return what a life says of itself, None where that cannot be read."""

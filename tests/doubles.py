@@ -1093,8 +1093,13 @@ MOST_HURRIED = 20
 class Daemon:
     """A daemon's life in a world: dies of ``Crash`` and leaves all the rest as it is."""
 
-    def __init__(self, world: World, place: Place, faults: Faults | None = None) -> None:
-        """Begin as ``pmjq.daemon.Daemon`` does; may raise what that raises, or Crash."""
+    def __init__(
+        self, world: World, place: Place, faults: Faults | None = None, *, begin: bool = True
+    ) -> None:
+        """Begin as ``pmjq.daemon.Daemon`` does; may raise what that raises, or Crash.
+
+        ``begin``: False if the test itself does that.
+        """
         self.world = world
         self.faults = faults or Faults()
         self.disk = Faulty(world.disk, self.faults)
@@ -1105,11 +1110,16 @@ class Daemon:
         pid = self.processes.daemon
         me = Machine("machine", world.boot, "space", pid, pid * 100)
         self.lives = Lives(self._ground(place, me), self._publish, lambda _: None)
+        if begin:
+            self.begin()
+
+    def begin(self) -> None:
+        """Begin the first life."""
         try:
             self.lives.prepare()
             self.lives.begin()
         except BaseException:
-            world.kill_daemon(self.processes)
+            self.world.kill_daemon(self.processes)
             raise
         self.turn = self.lives.turn
         self.turn.outside.silent = lambda: self.silent

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from pmjq import daemon as module
 from pmjq.daemon import Daemon, Options
 from pmjq.gates import Limits
 from pmjq.log import Log
@@ -54,3 +57,35 @@ def test_another_spool_in_its_place_is_not_touched(
     assert daemon.lives.fenced
     assert len(list((tmp_path / ".pmjq" / "node").iterdir())) == 1
     assert capfd.readouterr().err.count("life.failed") == 1
+
+
+def test_beginning_waits_for_room(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What a full disk keeps from working is tried until it works, and what is wrong is said."""
+    monkeypatch.setattr(module, "AGAIN", 0.0)
+    outcomes = [OSError(errno.ENOSPC, "full", "/a"), OSError(errno.EDQUOT, "full", "/a"), None]
+
+    def begin() -> str:
+        outcome = outcomes.pop(0)
+        if outcome is not None:
+            raise outcome
+        return "begun"
+
+    assert daemon._patiently(begin) == "begun"
+    said = capfd.readouterr().err
+    assert (said.count("life.failed"), "'/a'" in said) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("once", "number"), [(False, errno.EIO), (False, errno.EACCES), (True, errno.ENOSPC)]
+)
+def test_beginning_does_not_wait(daemon: Daemon, number: int, *, once: bool) -> None:
+    """What a person has to mend ends the daemon; so does a full disk if it is to end anyway."""
+    daemon.options = replace(daemon.options, once=once)
+
+    def begin() -> None:
+        raise OSError(number, "no", "/a")
+
+    with pytest.raises(OSError, match="/a"):
+        daemon._patiently(begin)

@@ -81,6 +81,23 @@ def test_nobody_else_may_write_what_is_made(base: str, wide: None) -> None:
     assert [oct(stat.st_mode & 0o022) for stat in made] == [oct(0)] * 4
 
 
+# -- what fails
+
+
+def test_error_of_a_full_disk_has_its_path() -> None:
+    """The kernel tells of a descriptor only that it failed; people want to know where."""
+    with pytest.raises(OSError, match=r"No space left.*'/dev/full'"):
+        DISK.write("/dev/full", b"x")
+    with pytest.raises(OSError, match=r"No space left.*'/dev/full'"):
+        DISK.write_at("/dev/full", 0, b"x")
+
+
+def test_error_of_a_sync_has_its_path() -> None:
+    """Likewise where what cannot be synced stands for a disk that does not work."""
+    with pytest.raises(OSError, match=r"Invalid argument.*'/dev/null'"):
+        DISK.sync("/dev/null")
+
+
 # -- looking
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from live import Live, eventually
+from pmjq.errors import TryLaterError
 from pmjq.state import State
 
 if TYPE_CHECKING:
@@ -200,3 +202,51 @@ def test_full_archive(tmp_path: Path, mount: Mount, kind: str, size: str) -> Non
         assert live.stop() == 0
         assert live.leftovers() == []
         assert not [name for name in os.listdir(archive) if name.startswith(".")]
+
+
+@pytest.mark.parametrize(("kind", "size"), KINDS)
+def test_start_on_a_full_disk(tmp_path: Path, mount: Mount, kind: str, size: str) -> None:
+    """A daemon without room to begin says where, can be stopped, and begins when it has."""
+    root = mount(kind, size)
+    with _live(tmp_path, root, "-j", "2") as live:
+        live.start()
+        assert live.stop() == 0
+        live.drop("job", live.side_effect("job"))
+        filler = Filler(root)
+        filler.fill()
+        live.start(ready=False)
+        reason = live.said("life.failed")["reason"]
+        assert (os.strerror(errno.ENOSPC) in reason, str(live.spool) in reason) == (True, True)
+        assert live.stop() == -signal.SIGTERM
+        assert live.once() == TryLaterError.exit_code
+        live.start(ready=False)
+        eventually(lambda: len(live.events("life.failed")) == 2)
+        filler.free()
+        live.wait_ready()
+        _all_filed(live, {"job"})
+        assert live.stop() == 0
+        assert live.leftovers() == []
+
+
+@pytest.mark.parametrize(("kind", "size"), KINDS)
+def test_start_on_a_disk_full_of_ended_jobs(
+    tmp_path: Path, mount: Mount, kind: str, size: str
+) -> None:
+    """What has ended and goes elsewhere makes the room that the daemon needs to begin."""
+    root, archive = mount(kind, size), mount("tmpfs", "8m")
+    names = {f"j{number}" for number in range(3)}
+    with _live(tmp_path, root, "-j", "1", "-o", str(archive)) as live:
+        away = Filler(archive)
+        away.fill()
+        live.start()
+        for name in sorted(names):
+            live.drop(name, f"{live.side_effect(name)}head -c 500000 /dev/zero\n")
+        eventually(lambda: len(os.listdir(live.spool / ".pmjq" / "ended")) == len(names))
+        live.kill()
+        away.free()
+        Filler(root).fill()
+        live.start()
+        _all_filed(live, names)
+        assert {len(live.ended(name).output) for name in names} == {500000}
+        assert live.stop() == 0
+        assert live.leftovers() == []
