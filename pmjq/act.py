@@ -370,6 +370,8 @@ class Act:
         desk.drop(attempt.id)
         self.outside.pauses.worked("return")
         log = self.outside.log
+        for left in spool.left_behind():
+            log.warning("paperwork.left", **left._asdict())
         if name is None:
             reason = "another node has taken it over"
             log.warning("job.fenced", job=attempt.name, id=attempt.id, reason=reason)

@@ -1,4 +1,4 @@
-"""The dozen file operations that the spool needs, each one a method.
+"""The file operations that the spool needs, each one a method.
 
 Everything that pmjq does to the spool and to archives goes through an object of this shape: the
 real one below; in tests one that stops after the n-th operation, lies, is full, or forgets what
@@ -17,9 +17,9 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import stat as modes
 
+from pmjq import walk
 from pmjq.directives import HEAD
 from pmjq.ready import Look
 
@@ -216,24 +216,69 @@ class Disk:
         finally:
             os.close(fd)
 
-    def copy(self, source: str, target: str) -> None:
-        """Copy one entry of any type but a directory, durably.
+    def chmod(self, path: str, mode: int) -> None:
+        """Set the mode of a file or a directory; a link is not followed, and has none."""
+        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.chmod(f"/proc/self/fd/{fd}", mode)
+        finally:
+            os.close(fd)
 
-        Mode and times are copied with it, and the owner where that is allowed.
+    def remove_tree(self, path: str) -> None:
+        """Remove a file or a tree of any depth; links are removed, not followed.
+
+        Many calls, so that a kill or an error leaves some of it; repeatable. Directories that are
+        this user's own and shut to him are opened. OSError: the first thing that refused; all else
+        is gone.
         """
-        stat = os.lstat(source)
+        try:
+            self.unlink(path)
+        except OSError:
+            stat = self.stat(path)
+            if stat is None:
+                return
+            if not modes.S_ISDIR(stat.st_mode):
+                raise
+            with contextlib.suppress(FileNotFoundError):
+                walk.empty(path)
+            if not self.rmdir(path):
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path) from None
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy one entry of any type but a directory, durably; repeatable.
+
+        Mode and times are copied with it, and the owner where that is allowed; of a file holes as
+        holes. An own file that its owner may not read is made readable for a moment.
+        """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(target)
-        if modes.S_ISLNK(stat.st_mode):
-            os.symlink(os.readlink(source), target)
-        elif modes.S_ISREG(stat.st_mode):
-            shutil.copyfile(source, target, follow_symlinks=False)
-            _keep_owner(target, stat)
-            shutil.copystat(source, target, follow_symlinks=False)
-            self.sync(target)
-        else:
-            os.mknod(target, stat.st_mode, stat.st_rdev)
-            _keep_owner(target, stat)
+        try:
+            walk.copy_entry(source, target, os.lstat(source))
+        except OSError as error:
+            error.filename = error.filename or source
+            raise
+
+    def copy_tree(self, source: str, target: str) -> None:
+        """Copy a directory of any depth with all that is in it, durably.
+
+        Many calls, so that a kill or an error leaves a part of the copy; repeatable, since what is
+        at the target is removed first. What is in it is copied as by ``copy``.
+        """
+        self.remove_tree(target)
+        walk.copy_tree(source, target)
+
+    def try_write(self, path: str, size: int) -> None:
+        """Write a file of so many bytes, durably, and remove it; OSError if that fails.
+
+        It may be removed while it is open by somebody who tries the same.
+        """
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(fd, bytes(size), 0)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+            self.unlink(path)
 
 
 def _named(error: OSError, path: str) -> OSError:
@@ -263,11 +308,6 @@ def _renameat2(source: str, target: str) -> int:
     paths = (os.fsencode(source), os.fsencode(target))
     failed = libc.renameat2(AT_FDCWD, paths[0], AT_FDCWD, paths[1], RENAME_NOREPLACE)
     return ctypes.get_errno() if failed else 0
-
-
-def _keep_owner(path: str, stat: os.stat_result) -> None:
-    with contextlib.suppress(PermissionError):
-        os.chown(path, stat.st_uid, stat.st_gid, follow_symlinks=False)
 
 
 def _write_all(fd: int, data: bytes, offset: int) -> None:

@@ -268,9 +268,19 @@ class Paperwork(Tree):
         It is moved away first: an order to start that is still under way finds nothing then.
         ``alone``: no process of the job is left. Then its directories, if they are as they were
         made, serve the next job: making and removing a directory costs ten renames.
+
+        The job has moved on, so nothing that goes wrong here is an error: what stays is told by
+        ``left_behind`` and tried once more when this life is buried, or at the next start.
         """
+        papers = f"{self._job}/{job_id}"
+        try:
+            self._clear(papers, number, name, alone=alone)
+        except OSError as error:
+            self._leave(papers, error, job_id)
+
+    def _clear(self, papers: str, number: int, name: str, *, alone: bool) -> None:
         disk, away = self.disk, self._new_tmp()
-        if not self._moved(f"{self._job}/{job_id}", away):
+        if not self._moved(papers, away):
             return
         if alone and len(self._spares) < MOST_SPARE:
             disk.unlink(f"{away}/{executable_name(name)}")
@@ -278,7 +288,7 @@ class Paperwork(Tree):
             if self._as_made(away):
                 self._spares.append(away)
                 return
-        self.remove(away)
+        disk.remove_tree(away)
 
     def _new_tmp(self) -> str:
         return f"{self._tmp}/{self.token}.{next(self._numbers)}"
@@ -326,10 +336,11 @@ class Paperwork(Tree):
     def clear_tmp(self) -> None:
         """Remove what this life left under construction; what cannot be removed stays."""
         spare = {path.rpartition("/")[2] for path in self._spares}
-        for name in self.disk.names(self._tmp):
-            if name.startswith(f"{self.token}.") and name not in spare:
-                with contextlib.suppress(OSError):
-                    self.remove(f"{self._tmp}/{name}")
+        with contextlib.suppress(OSError):
+            for name in self.disk.names(self._tmp):
+                if name.startswith(f"{self.token}.") and name not in spare:
+                    with contextlib.suppress(OSError):
+                        self.disk.remove_tree(f"{self._tmp}/{name}")
 
 
 def _same(again: Again, stat: Stat) -> bool:

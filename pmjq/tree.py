@@ -7,14 +7,18 @@ report what they like.
 
 from __future__ import annotations
 
-import stat as modes
-from typing import TYPE_CHECKING, TypeVar
+import contextlib
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
+from pmjq import job
 from pmjq.job import FORMAT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pmjq.disk import Disk
 
 T = TypeVar("T")
@@ -28,6 +32,14 @@ class Head(msgspec.Struct, frozen=True):
 
     format: int = FORMAT
     version: str = ""
+
+
+class Left(NamedTuple):
+    """What could not be removed: of which job if that is known, where, and why."""
+
+    id: str
+    path: str
+    reason: str
 
 
 class Tree:
@@ -44,20 +56,43 @@ class Tree:
         self._tmp = f"{self.own}/tmp"  # noqa: S108  # a directory of the spool
         self._ended = f"{self.own}/ended"
         self._run = f"{self.own}/node/{token}/run"
+        # The filing's thread removes too.
+        self._left: deque[Left] = deque()
 
     def remove(self, path: str) -> None:
-        """Remove a file or a tree; links are removed, not followed."""
+        """Remove a file or a tree; links are removed, not followed.
+
+        What cannot be removed holds nobody up: it stays, and is told by ``left_behind``.
+        """
         try:
-            self.disk.unlink(path)
+            self.disk.remove_tree(path)
+        except OSError as error:
+            self._leave(path, error)
+
+    def left_behind(self) -> Iterator[Left]:
+        """Return what could not be removed since this was last asked for."""
+        with contextlib.suppress(IndexError):
+            while True:
+                yield self._left.popleft()
+
+    def _leave(self, path: str, error: OSError, job_id: str = "") -> None:
+        path = job.shown(str(error.filename or path))
+        self._left.append(Left(job_id, path, error.strerror or str(error)))
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Write a file durably, in the place of what may be there, so that nobody sees half of it.
+
+        A copy that does not fit is removed: it would keep others from the space that there is.
+        """
+        hidden = hidden_name(path)
+        try:
+            self.disk.write(hidden, data)
+            self.disk.sync(hidden)
+            self.disk.rename(hidden, path)
         except OSError:
-            stat = self.disk.stat(path)
-            if stat is None:
-                return
-            if not modes.S_ISDIR(stat.st_mode):
-                raise
-            for name in self._list(path):
-                self.remove(f"{path}/{name}")
-            self.disk.rmdir(path)
+            with contextlib.suppress(OSError):
+                self.disk.unlink(hidden)
+            raise
 
     def make(self, path: str) -> None:
         """Make a directory, if it is not there."""
@@ -101,6 +136,12 @@ class Tree:
     def _decode(self, path: str, kind: type[T]) -> T | None:
         text = self.disk.read(path)
         return None if text is None else decoded(text, kind)
+
+
+def hidden_name(path: str) -> str:
+    """Return the path beside another under which that is made."""
+    directory, _, name = path.rpartition("/")
+    return f"{directory}/.{name}.part"
 
 
 def decoded(text: bytes, kind: type[T]) -> T | None:

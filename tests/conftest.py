@@ -1,9 +1,15 @@
-"""What all tests share: waiting, telling figures to a person, and how hypothesis is set up."""
+"""What all tests share: waiting, figures for a person, how hypothesis is set up, being nobody."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -36,3 +42,32 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
             print(f"\n  {text}", end=" ")
 
     return aloud
+
+
+NOBODY = 65534
+AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+
+
+def again_as_nobody(*words: str) -> None:
+    """Run tests once more, without the rights that root has; skip where that is not possible."""
+    if os.geteuid():
+        pytest.skip("this user is not root")
+    if shutil.which("setpriv") is None:
+        pytest.skip("no setpriv here: it comes with util-linux")
+    project = Path(__file__).resolve().parent.parent
+    command = [*AS_NOBODY, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    with tempfile.TemporaryDirectory(prefix="pmjq-test-") as base:
+        os.chown(base, NOBODY, NOBODY)
+        words = (f"--basetemp={base}/tests", *words)
+        if subprocess.run([*command, "--version"], capture_output=True, check=False).returncode:
+            pytest.skip(f"nobody cannot run {sys.executable}")
+        done = subprocess.run(
+            [*command, *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=project,
+            env=environment,
+        )
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-5_000:]

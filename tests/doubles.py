@@ -336,6 +336,9 @@ class MemDisk(Disk):
             raise _error(errno.EXDEV, source, target)
         if inode.children is not None and f"{target}/".startswith(f"{source}/"):
             raise _error(errno.EINVAL, source, target)
+        if inode.children is not None and parent is not home and not inode.mode & modes.S_IWUSR:
+            # Its ".." cannot be written.
+            raise _error(errno.EACCES, source, target)
         there = (home.children or {}).get(new)
         if there is inode:
             # rename(2): two names of one file both stay.
@@ -406,6 +409,20 @@ class MemDisk(Disk):
             made.data = made.synced = inode.data
             self._commit(made.device)
 
+    def chmod(self, path: str, mode: int) -> None:
+        inode = self._find(path)
+        inode.mode = modes.S_IFMT(inode.mode) | mode
+        inode.ctime = self._at()
+
+    def remove_tree(self, path: str) -> None:
+        remove_tree(self, path)
+
+    def copy_tree(self, source: str, target: str) -> None:
+        copy_tree(self, source, target)
+
+    def try_write(self, path: str, size: int) -> None:
+        self._free(path)
+
     # -- below
 
     def _at(self) -> int:
@@ -453,8 +470,8 @@ class MemDisk(Disk):
         return parent, name
 
     def _allowed(self, path: str, parent: Inode) -> None:
-        del parent
-        if self.denied and path.rpartition("/")[0] in self.denied:
+        denied = bool(self.denied) and path.rpartition("/")[0] in self.denied
+        if denied or not parent.mode & modes.S_IWUSR:
             raise _error(errno.EACCES, path)
 
     def _opened(self, path: str, *, create: bool, exclusive: bool = False) -> Inode:
@@ -510,6 +527,45 @@ class MemDisk(Disk):
             else:
                 rest.append(entry)
         self._journal = rest
+
+
+def remove_tree(disk: Disk, path: str) -> None:
+    """Remove a tree as ``Disk.remove_tree`` does, call by call."""
+    refused: OSError | None = None
+    try:
+        disk.unlink(path)
+    except OSError:
+        stat = disk.stat(path)
+        if stat is None:
+            return
+        if not modes.S_ISDIR(stat.st_mode):
+            raise
+        if stat.st_mode & modes.S_IRWXU != modes.S_IRWXU:
+            disk.chmod(path, modes.S_IMODE(stat.st_mode) | modes.S_IRWXU)
+        for name in disk.names(path):
+            try:
+                remove_tree(disk, f"{path}/{name}")
+            except OSError as error:
+                refused = refused or error
+        if refused is not None:
+            raise refused from None
+        if not disk.rmdir(path):
+            raise _error(errno.ENOTEMPTY, path) from None
+
+
+def copy_tree(disk: Disk, source: str, target: str) -> None:
+    """Copy a directory as ``Disk.copy_tree`` does, call by call."""
+    disk.remove_tree(target)
+    disk.mkdir(target)
+    for name in disk.names(source):
+        stat = disk.stat(f"{source}/{name}")
+        if stat is not None:
+            copy = disk.copy_tree if modes.S_ISDIR(stat.st_mode) else disk.copy
+            copy(f"{source}/{name}", f"{target}/{name}")
+    stat = disk.stat(source)
+    if stat is not None:
+        disk.chmod(target, modes.S_IMODE(stat.st_mode))
+    disk.sync(target)
 
 
 def _apply(names: dict[int, dict[str, Inode]], entry: tuple[Change, ...]) -> None:
@@ -704,6 +760,18 @@ class Faulty(Disk):
 
         self._do("copy", lambda: self.disk.copy(source, target), source, target, half=half)
 
+    def chmod(self, path: str, mode: int) -> None:
+        self._do("chmod", lambda: self.disk.chmod(path, mode), path)
+
+    def remove_tree(self, path: str) -> None:
+        remove_tree(self, path)
+
+    def copy_tree(self, source: str, target: str) -> None:
+        copy_tree(self, source, target)
+
+    def try_write(self, path: str, size: int) -> None:
+        self._do("try_write", lambda: self.disk.try_write(path, size), path)
+
     def _gone(self, answer: T, operation: str, call: Callable[[], T], path: str) -> T:
         try:
             return self._do(operation, call, path)
@@ -749,12 +817,16 @@ class Faulty(Disk):
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What a job does: how long it runs, its exit code, its output and the files it leaves."""
+    """What a job does: how long it runs, its exit code, its output and the files it leaves.
+
+    ``mode``: what it gives its working directory in the end.
+    """
 
     seconds: float = 1.0
     code: int = 0
     output: bytes = b"said\n"
     leaves: tuple[str, ...] = ()
+    mode: int | None = None
 
 
 @dataclass(slots=True)
@@ -923,6 +995,8 @@ class World:
         """Have a job end."""
         for left in process.script.leaves:
             self.disk.create_in(process.work, left, b"left")
+        if process.script.mode is not None:
+            process.work.mode = modes.S_IFDIR | process.script.mode
         del self.running[process.pid]
         self.start_line(process.keeper)
         code = process.script.code if code is None else code

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from doubles import Change, Clock, Crash, Inode, MemDisk, _error
+from doubles import Change, Clock, Crash, Inode, MemDisk, _error, copy_tree, remove_tree
 from pmjq.disk import GONE, Disk
 from pmjq.ready import Look
 
@@ -337,6 +337,18 @@ class Mount(Disk):
 
     def copy(self, source: str, target: str) -> None:
         self._do("copy", lambda: self.disk.copy(source, target), source, target)
+
+    def chmod(self, path: str, mode: int) -> None:
+        self._do("chmod", lambda: self.disk.chmod(path, mode), path)
+
+    def remove_tree(self, path: str) -> None:
+        remove_tree(self, path)
+
+    def copy_tree(self, source: str, target: str) -> None:
+        copy_tree(self, source, target)
+
+    def try_write(self, path: str, size: int) -> None:
+        self._do("try_write", lambda: self.disk.try_write(path, size), path)
 
     # -- what keepers do besides
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from live import Gate, Live, eventually
+from pmjq.disk import Disk
 from pmjq.state import State
 
 
@@ -106,6 +107,23 @@ def test_kill_ends_the_jobs(tmp_path: Path) -> None:
         assert "restartable" not in {filed.record.name for filed in live.filed()}
         assert live.said("job.returned")["job"] == "restartable"
         assert live.leftovers() == []
+
+
+def test_returned_job_left_deep_directories(tmp_path: Path) -> None:
+    """The daemon ends, nothing of them stays, and the next one starts and runs the job."""
+    deep = f"mkdir -p {'d/' * 1200}\n"
+    with Live(tmp_path, "--on-stop", "kill", "--grace", "0.5") as live:
+        gate = _held_up(live, "deep", "#PMJQ restartable\n", deep)
+        assert live.stop() == 0
+        assert (live.spooled(), live.leftovers()) == (["deep"], [])
+        assert live.events("turn.failed", "return.failed", "job.fenced", "paperwork.left") == []
+        live.start()
+        eventually(lambda: live.runs("deep") == 2)
+        _open(gate)
+        assert live.ended("deep").record.exit_code == 5
+        left = live.ended("deep").files
+        # pytest's own removal would recurse.
+        Disk().remove_tree(str(left))
 
 
 def test_second_signal_kills(tmp_path: Path) -> None:

@@ -611,3 +611,98 @@ def test_remove_follows_no_link(ground: Ground) -> None:
     spool.clear("1d", 1, "job")
     assert spool.names() == ["keep"]
     assert (spool.paperwork(), inside(spool, "tmp")) == ([], [])
+
+
+# -- what cannot be removed
+
+
+class Clinging(NamedTuple):
+    """A spool on a disk that lets a job's papers be moved away or emptied, or not."""
+
+    ground: Ground
+    faults: Faults
+
+    def refuse(self, operation: str, below: str) -> None:
+        """Have an operation fail from now on below one of the spool's own directories."""
+        self.faults.matching = lambda name, paths: name == operation and below in paths[0]
+
+
+@pytest.fixture
+def clinging() -> Clinging:
+    """Return such a disk, on which all goes well yet."""
+    disk = MemDisk(Clock())
+    disk.tree("/srv/spool")
+    faults = Faults(1, How.FAIL, 13, lasting=True, matching=lambda *_: False)
+    return Clinging(Ground(Faulty(disk, faults), "/srv/spool"), faults)
+
+
+@pytest.mark.parametrize(
+    ("operation", "below"),
+    [("rename", "/job/"), ("unlink", "/tmp/"), ("rmdir", "/tmp/"), ("names", "/tmp/")],
+)
+def test_return_does_not_depend_on_the_removal(
+    clinging: Clinging, operation: str, below: str
+) -> None:
+    """The job is in the queue under its name; what stays of its papers is told, once."""
+    spool = claimed(clinging.ground)
+    spool.disk.write(f"{spool.own}/job/1d/work/left", b"")
+    clinging.refuse(operation, below)
+    assert spool.give_back(ONE) == "job"
+    assert (spool.names(), spool.running()) == (["job"], [])
+    (left,) = spool.left_behind()
+    assert (left.id, left.reason) == ("1d", "Permission denied")
+    assert left.path.startswith(f"{spool.own}{below}")
+    assert list(spool.left_behind()) == []
+    spool.clear_tmp()
+
+
+def test_burial_does_not_depend_on_the_removal(clinging: Clinging) -> None:
+    """What a dead life had is taken over, whatever it left that cannot be removed."""
+    spool = claimed(clinging.ground)
+    spool.clear("2d", 1, "none")
+    spool.disk.mkdir(f"{spool.own}/tmp/{A}.7")
+    spool.disk.write(f"{spool.own}/tmp/{A}.7/left", b"")
+    other = life(clinging.ground, B)
+    clinging.refuse("unlink", "/tmp/")
+    assert other.bury(A) == ["1d"]
+    assert (other.tokens(), other.running()) == ([B], ["1d"])
+    assert [left.path for left in other.left_behind()] == [f"{spool.own}/tmp/{A}.7/left"]
+
+
+def test_start_does_not_depend_on_the_removal(clinging: Clinging) -> None:
+    """What another start left half made beside the tree stays if it must."""
+    life(clinging.ground)
+    clinging.ground.disk.mkdir(f"{clinging.ground.root}/.pmjq.{UUID}")
+    clinging.refuse("rmdir", ".pmjq.")
+    assert Spool(clinging.ground.disk, clinging.ground.root).prepare(UUID).uuid == UUID
+
+
+def test_names_that_are_no_text_are_told(clinging: Clinging) -> None:
+    """A path of odd bytes is one that a log can carry."""
+    spool = claimed(clinging.ground)
+    spool.disk.write(f"{spool.own}/job/1d/work/\udcff", b"")
+    clinging.refuse("unlink", "\udcff")
+    spool.clear("1d", 1, "job")
+    (left,) = spool.left_behind()
+    assert left.path.endswith("/work/\\xff")
+
+
+def test_replace(ground: Ground) -> None:
+    """A file is written over whole, and nothing else is there in the end."""
+    spool = life(ground)
+    for text in (b"first", b"2"):
+        spool.replace(f"{spool.own}/done/x", text)
+        assert ground.disk.read(f"{spool.own}/done/x") == text
+    assert inside(spool, "done") == ["x"]
+
+
+@pytest.mark.parametrize("operation", ["write", "sync", "rename"])
+def test_replacement_that_fails_is_removed(clinging: Clinging, operation: str) -> None:
+    """What was there is there still, and half of the other is not."""
+    spool = life(clinging.ground)
+    spool.replace(f"{spool.own}/done/x", b"first")
+    clinging.refuse(operation, "/done/")
+    with pytest.raises(PermissionError):
+        spool.replace(f"{spool.own}/done/x", b"second")
+    assert spool.disk.read(f"{spool.own}/done/x") == b"first"
+    assert inside(spool, "done") == ["x"]

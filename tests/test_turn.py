@@ -714,3 +714,25 @@ def test_nudge_is_heeded_at_once() -> None:
     daemon.turn.nudge("job")
     daemon.turn_once()
     assert world.executions == {"job": 1}
+
+
+def test_return_whose_papers_cannot_be_removed() -> None:
+    """The job is back in the queue, which is said once, and the next daemon starts and runs it."""
+    world = machine("job", content=RESTARTABLE)
+    world.scripts["job"] = Script(1e6, leaves=("left",))
+    first = Daemon(world, Place())
+    running(first)
+    first.faults.matching = lambda name, paths: name == "unlink" and "/tmp/" in paths[0]
+    first.faults.at, first.faults.how, first.faults.error = 1, How.FAIL, errno.EACCES
+    first.faults.count, first.faults.lasting = 0, True
+    first.turn.intent = Intent.KILL
+    assert first.run(first.turn.quiet, within=60.0)
+    assert first.faults.hit
+    assert "job" in world.disk.names(ROOT)
+    told = [event for event in first.log.events() if event != "jobs.signalled"]
+    assert told == ["paperwork.left", "job.returned"]
+    first.stop()
+    world.scripts["job"] = Script(1.0)
+    second = Daemon(world, Place(), first.faults)
+    finish(second)
+    assert records(world)["job"].state is State.DONE
