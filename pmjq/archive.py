@@ -3,18 +3,24 @@
 One job is filed in steps, each repeatable because the record holds the archived name: output,
 what is left of the working directory, the record; then the job file itself, and that rename is
 the commit. Only then is its paperwork removed. On another file system every step is copy to a
-hidden name, fsync, rename, and the source goes last.
+hidden name, fsync, rename, and the source goes last. A copy that fails is removed.
+
+A job may leave what its owner may not read, or a directory that he may not write: that is opened
+for as long as it takes and archived with the mode that it had. A kill in that moment costs the
+mode.
 
 A destination that cannot be written (full, gone, not permitted, another file system mounted
-there) is an OSError: the job stays in ``ended/``, is filed later and never run again.
+there) and a job that cannot be filed are an OSError: the job stays in ``ended/``, is filed later
+and never run again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat as modes
-from copy import copy
+from copy import copy as duplicate
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,11 +29,15 @@ from pmjq import job
 from pmjq.errors import CannotCreateError
 from pmjq.job import Record
 from pmjq.state import TO_ERROR_DIRECTORY
-from pmjq.tree import decoded
+from pmjq.tree import decoded, hidden_name
 
 if TYPE_CHECKING:
     from pmjq.disk import Disk
     from pmjq.spool import Spool
+
+
+TRIAL = 1 << 14
+"""Bytes that have to fit for a destination to count as well: what a job takes that says a line."""
 
 
 class Destination:
@@ -55,6 +65,14 @@ class Destination:
                 self.path,
             )
 
+    def try_write(self) -> None:
+        """Raise OSError unless a small job could be filed there."""
+        try:
+            self.disk.try_write(f"{self.path}/.pmjq.{os.getpid()}.part", TRIAL)
+        except OSError as error:
+            error.filename = self.path
+            raise
+
 
 class Archive:
     """Where the ended jobs of one spool go."""
@@ -70,7 +88,7 @@ class Archive:
 
     def of(self, spool: Spool) -> Archive:
         """Return the same archive for another life of this daemon, whose spool that is."""
-        other = copy(self)
+        other = duplicate(self)
         other.spool, other.disk, other.made = spool, spool.disk, []
         return other
 
@@ -112,14 +130,12 @@ class Archive:
 
         False: another node has taken it meanwhile. Raises OSError if it cannot be filed yet.
         """
-        spool, home, stem = self.spool, self.destination(record), self.stem(record)
-        near = home.device == self._device
-        self._move(spool.out_path(record), f"{stem}.out", near=near)
+        spool, stem, near = self.spool, self.stem(record), self.near(record)
+        self._move_papers(spool.out_path(record), f"{stem}.out", near=near)
         if spool.left_files(record):
-            self._move(spool.work_path(record), f"{stem}.d", near=near)
-        self._move(spool.record_path(record), f"{stem}.json", near=near)
-        moved = self._move(spool.ended_path(record), stem, near=near)
-        return moved or self.disk.stat(stem) is not None
+            self._move_papers(spool.work_path(record), f"{stem}.d", near=near)
+        self._move_papers(spool.record_path(record), f"{stem}.json", near=near)
+        return self._move_job(spool.ended_path(record), stem, near=near)
 
     def mend(self, record: Record) -> bool:
         """Write the record of an archived job again if a power cut has left none; True if so.
@@ -131,10 +147,7 @@ class Archive:
             return False
         if decoded(self.disk.read(f"{stem}.json") or b"", Record) is not None:
             return False
-        hidden = _hidden(f"{stem}.json")
-        self.disk.write(hidden, msgspec.json.encode(record) + b"\n")
-        self.disk.sync(hidden)
-        self.disk.rename(hidden, f"{stem}.json")
+        self.spool.replace(f"{stem}.json", msgspec.json.encode(record) + b"\n")
         return True
 
     def _destination(self, path: str) -> Destination:
@@ -160,47 +173,72 @@ class Archive:
             raise CannotCreateError(f"{job.shown(path)}: vanished as soon as it was made")
         return stat.st_dev
 
-    def _move(self, source: str, target: str, *, near: bool) -> bool:
-        """Move a file or a tree.
+    def _move_papers(self, source: str, target: str, *, near: bool) -> None:
+        """Move a file or a tree, unless it was moved before.
 
-        False: it is not there any more, so it was moved before.
+        What stays of the source when it has been copied goes with the paperwork.
         """
-        if near:
+        if near and self._renamed(source, target):
+            return
+        if self.disk.stat(source) is not None:
+            self._copy(source, target)
+            with contextlib.suppress(OSError):
+                self.disk.remove_tree(source)
+
+    def _move_job(self, source: str, target: str, *, near: bool) -> bool:
+        """Move the job file, unless it was moved before; False if it is in neither place."""
+        if near and self._renamed(source, target):
+            return True
+        if self.disk.stat(source) is None:
+            return self.disk.stat(target) is not None
+        self._copy(source, target)
+        self.disk.remove_tree(source)
+        return True
+
+    def _renamed(self, source: str, target: str) -> bool:
+        """Rename; False if the source is not there, or the target on another file system."""
+        try:
+            self._rename(source, target)
+        except OSError as error:
+            if self.disk.stat(source) is not None and error.errno != errno.EXDEV:
+                raise
+            return False
+        return True
+
+    def _rename(self, source: str, target: str) -> None:
+        try:
+            self.disk.rename(source, target)
+        except OSError:
+            stat = self.disk.stat(source)
+            if stat is None or not modes.S_ISDIR(stat.st_mode) or stat.st_mode & modes.S_IWUSR:
+                raise
+            # What its owner may not write does not go into another directory.
+            mode = modes.S_IMODE(stat.st_mode)
+            self.disk.chmod(source, mode | modes.S_IWUSR)
             try:
                 self.disk.rename(source, target)
-            except OSError as error:
-                if self.disk.stat(source) is None:
-                    return False
-                if error.errno != errno.EXDEV:
-                    raise
-            else:
-                return True
-        if self.disk.stat(source) is None:
-            return False
-        hidden = _hidden(target)
+            finally:
+                for path in (source, target):
+                    with contextlib.suppress(OSError):
+                        self.disk.chmod(path, mode)
+
+    def _copy(self, source: str, target: str) -> None:
+        """Copy a file or a tree to its final name, durably."""
         there = self.disk.stat(target)
         # A directory under its final name is complete, and its source may not be any more.
         if there is None or not modes.S_ISDIR(there.st_mode):
-            self._copy(source, hidden)
+            self._copy_anew(source, target)
+        self.disk.sync(os.path.dirname(target))
+
+    def _copy_anew(self, source: str, target: str) -> None:
+        stat, hidden = self.disk.stat(source), hidden_name(target)
+        is_directory = stat is not None and modes.S_ISDIR(stat.st_mode)
+        copy = self.disk.copy_tree if is_directory else self.disk.copy
+        try:
+            copy(source, hidden)
             self.disk.rename(hidden, target)
-            self.disk.sync(os.path.dirname(target))
-        self.spool.remove(source)
-        return True
-
-    def _copy(self, source: str, target: str) -> None:
-        stat = self.disk.stat(source)
-        if stat is None:
-            return
-        if not modes.S_ISDIR(stat.st_mode):
-            self.disk.copy(source, target)
-            return
-        self.spool.remove(target)
-        self.disk.mkdir(target)
-        for name in self.disk.names(source):
-            self._copy(f"{source}/{name}", f"{target}/{name}")
-        self.disk.sync(target)
-
-
-def _hidden(path: str) -> str:
-    directory, _, name = path.rpartition("/")
-    return f"{directory}/.{name}.part"
+        except Exception:
+            # It would keep others from the space that there is.
+            with contextlib.suppress(OSError):
+                self.disk.remove_tree(hidden)
+            raise

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import pytest
 
+from conftest import again_as_nobody
 from doubles import FAR, Clock, Faults, Faulty, How, MemDisk
 from pmjq import job
 from pmjq.archive import Archive
@@ -257,6 +258,58 @@ def test_directory_that_was_filed_stays_whole(ground: Ground) -> None:
     assert spool.disk.stat(work) is None
 
 
+@pytest.mark.parametrize("permissions", [0o555, 0o500, 0o111, 0])
+def test_working_directory_that_is_shut(ground: Ground, permissions: int) -> None:
+    """What its owner may not write, read or enter is filed with the mode that it has."""
+    spool, archive = ground.spool, ground.archive()
+    record = ended(spool)
+    work, left = spool.work_path(record), f"{ground.base}/done/{record.stem}.d"
+    spool.disk.write(f"{work}/result", b"result")
+    spool.disk.chmod(work, permissions)
+    assert archive.file(record)
+    assert filed(spool, f"{ground.base}/done", record) == whole(record) | {".d": None}
+    stat = spool.disk.stat(left)
+    assert stat is not None
+    assert modes.S_IMODE(stat.st_mode) == permissions
+    spool.disk.chmod(left, 0o700)
+    assert spool.disk.read(f"{left}/result") == b"result"
+    assert spool.disk.stat(work) is None
+
+
+@pytest.mark.parametrize("permissions", [0o111, 0])
+def test_files_that_may_not_be_read(ground: Ground, permissions: int) -> None:
+    """A job, or what it leaves, that not even its owner may read is filed with its mode."""
+    spool, archive = ground.spool, ground.archive()
+    record = ended(spool)
+    stem = f"{ground.base}/done/{record.stem}"
+    spool.disk.write(f"{spool.work_path(record)}/secret", b"secret")
+    spool.disk.chmod(f"{spool.work_path(record)}/secret", permissions)
+    spool.disk.chmod(spool.ended_path(record), permissions)
+    assert archive.file(record)
+    for path, content in ((stem, PROGRAM), (f"{stem}.d/secret", b"secret")):
+        stat = spool.disk.stat(path)
+        assert stat is not None
+        assert modes.S_IMODE(stat.st_mode) == permissions
+        spool.disk.chmod(path, 0o400)
+        assert spool.disk.read(path) == content
+    assert spool.ended() == []
+
+
+@pytest.mark.parametrize("ground", ["real near", "real far"], indirect=True)
+def test_deep_working_directory(ground: Ground) -> None:
+    """However deep a job nests directories, they are filed."""
+    spool, archive = ground.spool, ground.archive()
+    record = ended(spool)
+    for depth in range(1, 1201):
+        os.mkdir(spool.work_path(record) + "/d" * depth)
+    archive.file(record)
+    left = f"{ground.base}/done/{record.stem}.d"
+    assert os.path.isdir(left + "/d" * 1200)
+    assert filed(spool, f"{ground.base}/done", record) == whole(record) | {".d": None}
+    # pytest's own removal would recurse.
+    spool.disk.remove_tree(left)
+
+
 # -- destinations that fail
 
 
@@ -347,6 +400,96 @@ def test_every_step_can_be_repeated(number: int, how: How, *, far: bool) -> None
     assert at > 5
 
 
+def _faulty(faults: Faults) -> tuple[Spool, MemDisk]:
+    """Return a spool on a disk with faults, and a second file system at /mnt."""
+    disk = MemDisk(Clock())
+    disk.tree("/srv/spool")
+    disk.mount("/mnt", FAR)
+    return _spool(Faulty(disk, faults), "/srv/spool"), disk
+
+
+@pytest.mark.parametrize("what", [".out", ".d", ".d/second", ".json", ""])
+def test_copy_that_does_not_fit_is_removed(what: str) -> None:
+    """It would keep others from the space that there is."""
+    faults = Faults(0, How.FAIL, 28)
+    spool, disk = _faulty(faults)
+    archive = Archive(spool, "/mnt/done", None)
+    record = ended(spool)
+    for name in ("first", "second"):
+        disk.put(f"{spool.work_path(record)}/{name}", b"result")
+    affix, _, name = what.partition("/")
+    hidden = f"/mnt/done/.{record.stem}{affix}.part" + (f"/{name}" if name else "")
+    faults.matching = lambda kind, paths: kind in ("copy", "mkdir") and paths[-1] == hidden
+    faults.at, faults.count = 1, 0
+    with pytest.raises(OSError, match="No space"):
+        archive.file(record)
+    assert faults.hit
+    assert not [path for path in disk.paths("/mnt/done") if ".part" in path]
+    faults.lift()
+    archive.file(record)
+    assert filed(spool, "/mnt/done", record) == whole(record) | {".d": None}
+    assert sorted(disk.names(f"/mnt/done/{record.stem}.d")) == ["first", "second"]
+
+
+def test_source_that_cannot_be_removed() -> None:
+    """What was copied and stays is left to the removal of the paperwork; only the job must go."""
+    faults = Faults(0, How.FAIL, 13, lasting=True)
+    spool, disk = _faulty(faults)
+    archive = Archive(spool, "/mnt/done", None)
+    record = ended(spool)
+    disk.put(f"{spool.work_path(record)}/left", b"result")
+    faults.at, faults.count = 1, 0
+    faults.matching = lambda kind, paths: kind == "unlink" and "/job/" in paths[0]
+    assert archive.file(record)
+    assert filed(spool, "/mnt/done", record) == whole(record) | {".d": None}
+    assert disk.names(f"{spool.own}/ended") == []
+    assert sorted(disk.names(f"{spool.own}/job/1d")) == ["out.1", "record.1.json", "work"]
+    disk.put(f"{spool.own}/ended/1d.1", PROGRAM)
+    faults.matching = lambda kind, paths: kind == "unlink" and "/ended/" in paths[0]
+    with pytest.raises(PermissionError):
+        archive.file(record)
+
+
+def test_directory_that_was_filed_is_durable_before_its_source_goes() -> None:
+    """Also if the daemon was killed between the two: nobody knows whether that was synced."""
+    done: list[str] = []
+    spool, disk = _faulty(Faults(seen=done.append))
+    archive = Archive(spool, "/mnt/done", None)
+    record = ended(spool)
+    disk.put(f"{spool.work_path(record)}/left", b"result")
+    disk.unlink(spool.out_path(record))
+    for name in (".d", ".d/left"):
+        disk.tree(f"/mnt/done/{record.stem}{name}")
+    done.clear()
+    archive.file(record)
+    assert done.index("sync") < done.index("unlink")
+
+
+def test_destination_that_can_be_written(ground: Ground) -> None:
+    """A small file tells, of which nothing is left; an error names the destination."""
+    archive, disk = ground.archive(), ground.spool.disk
+    path = archive.done.path
+    archive.done.try_write()
+    assert disk.names(path) == []
+    disk.rmdir(path)
+    with pytest.raises(FileNotFoundError) as caught:
+        archive.done.try_write()
+    assert caught.value.filename == path
+
+
+@pytest.mark.parametrize("what", ["full", "denied"])
+def test_destination_that_cannot_be_written(what: str) -> None:
+    """It is there, and no file can be made in it."""
+    spool, disk = _faulty(Faults())
+    archive = Archive(spool, "/mnt/done", None)
+    disk.full |= {FAR} if what == "full" else set()
+    disk.denied |= {"/mnt/done"} if what == "denied" else set()
+    archive.done.check()
+    with pytest.raises(OSError, match=r"No space|Permission") as caught:
+        archive.done.try_write()
+    assert caught.value.filename == "/mnt/done"
+
+
 # -- mending
 
 
@@ -370,3 +513,11 @@ def test_mend_makes_no_record_without_a_job(ground: Ground) -> None:
     record = ended(spool)
     assert not archive.mend(record)
     assert filed(spool, f"{ground.base}/done", record) == {}
+
+
+# -- without root's rights
+
+
+def test_once_more_as_nobody() -> None:
+    """All of this is true of a daemon that is not root."""
+    again_as_nobody(__file__)

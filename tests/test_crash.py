@@ -75,6 +75,7 @@ SAMPLES = {
     "done": DONE,
     "fails": Sample(State.FAILED, Script(code=3)),
     "leaves": Sample(State.DONE, Script(leaves=("result", "trace", "more"))),
+    "shuts": Sample(State.DONE, Script(leaves=("result",), mode=0o555)),
     "unfit": Sample(State.REJECTED, content=b"\x7fELF garbage", executions=0),
     "refused": Sample(State.REJECTED, content=b"#!/bin/sh\r\n:\r\n", executions=0),
     "symlink": Sample(State.REJECTED, link="/bin/true", executions=0),
@@ -127,7 +128,7 @@ class Case:
 
 ALONE = [
     Case((name,), far, errors)
-    for name in ("done", "fails", "leaves", "unfit", "refused", "symlink")
+    for name in ("done", "fails", "leaves", "shuts", "unfit", "refused", "symlink")
     for far in (False, True)
     for errors in (False, True)
     if name == "fails" or not errors
@@ -142,6 +143,7 @@ SPOILED = [
     Case(("fails",), errors=True),
     Case(("unfit",), errors=True),
     Case(("refused",)),
+    Case(("shuts",)),
     Case(("leaves",), far=True),
     Case(("symlink",), far=True),
 ]

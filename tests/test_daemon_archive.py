@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from live import Live, eventually
+from pmjq.disk import Disk
 from pmjq.state import State
 
 
@@ -50,6 +51,27 @@ def test_archive_on_another_file_system(tmp_path: Path, far: Path) -> None:
         live.drop("next")
         live.ended("next")
         assert len(live.filed()) == 4
+
+
+DEEP = f"mkdir -p {'d/' * 1200}\n"
+
+
+def test_deep_directories_on_another_file_system(tmp_path: Path, far: Path) -> None:
+    """However deep a job nests directories, it and those after it are filed, and --once ends."""
+    live = Live(tmp_path, "-j", "1", "-o", str(far / "archive"))
+    try:
+        live.drop("deep", DEEP)
+        live.drop("next")
+        assert live.once() == 0
+        assert live.ended("next").record.state is State.DONE
+        deep = live.ended("deep").files
+        assert (deep / "/".join("d" * 1200)).is_dir()
+        assert live.leftovers() == []
+        assert live.events("job.unfiled", "archive.failed", "turn.failed") == []
+    finally:
+        live.close()
+        # shutil's removal would recurse.
+        Disk().remove_tree(str(far / "archive"))
 
 
 def test_many_jobs_to_another_file_system(tmp_path: Path, far: Path) -> None:
