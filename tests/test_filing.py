@@ -1,4 +1,7 @@
-"""The rules of filing: near at once, far by a thread, and what failed later, with one line."""
+"""The rules of filing: near at once, far by a thread, and what failed later, with one line.
+
+A failure is that of the destination, and all that goes there waits; or of one job, and that waits.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,18 @@ import pytest
 
 from conftest import eventually
 from doubles import Clock, Lines
-from pmjq.filing import FIRST_PAUSE, LONGEST_PAUSE, MOST_AT_ONCE, Filing
+from pmjq.filing import (
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    MOST_AGAIN,
+    MOST_AT_ONCE,
+    MOST_IN_VAIN,
+    MOST_NAMED,
+    Filing,
+)
 from pmjq.job import Record, Status, record
 from pmjq.state import State
+from pmjq.tree import Left
 from values import attempt
 
 if TYPE_CHECKING:
@@ -23,17 +35,22 @@ if TYPE_CHECKING:
 
 
 class Home:
-    """A destination that is well, or not."""
+    """A destination that is well, or not: ``wrong`` at a look, ``refuses`` to be written."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.checks = 0
         self.wrong: OSError | None = None
+        self.refuses: OSError | None = None
 
     def check(self) -> None:
         self.checks += 1
         if self.wrong:
             raise self.wrong
+
+    def try_write(self) -> None:
+        if self.refuses:
+            raise self.refuses
 
 
 class Paper:
@@ -41,12 +58,14 @@ class Paper:
 
     def __init__(self) -> None:
         self.cleared: list[tuple[str, int, str, bool]] = []
-        self.wrong: OSError | None = None
+        self.left: list[Left] = []
 
     def clear(self, job_id: str, number: int, name: str, *, alone: bool = False) -> None:
-        if self.wrong:
-            raise self.wrong
         self.cleared.append((job_id, number, name, alone))
+
+    def left_behind(self) -> list[Left]:
+        left, self.left = self.left, []
+        return left
 
 
 class Shelf:
@@ -58,7 +77,8 @@ class Shelf:
         self.filed: list[str] = []
         self.threads: set[str] = set()
         self.far = False
-        self.wrong: dict[str, OSError] = {}
+        self.wrong: dict[str, Exception] = {}
+        self.tried: list[str] = []
         self.taken: set[str] = set()
         self.gate = threading.Event()
         self.gate.set()
@@ -72,6 +92,7 @@ class Shelf:
     def file(self, record: Record) -> bool:
         assert self.gate.wait(10)
         self.threads.add(threading.current_thread().name)
+        self.tried.append(record.id)
         if record.id in self.wrong:
             raise self.wrong[record.id]
         self.filed.append(record.id)
@@ -83,9 +104,14 @@ def ended(job_id: str, state: State = State.DONE) -> Record:
     return record(attempt(id=job_id), Status(code=0), state, 0.0)
 
 
-def full(path: str = "/done/x") -> OSError:
+def full(path: str = "/done") -> OSError:
     """Return the error of a full disk."""
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+
+def denied(path: str = "/spool/x") -> OSError:
+    """Return the error of what a job has shut."""
+    return OSError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
 A, B, C = ended("a"), ended("b"), ended("c")
@@ -110,6 +136,11 @@ class Desk:
 
     def file(self, one: Record) -> bool:
         return self.filing.file(one, self.clock.now())
+
+    def refuse(self, *records: Record) -> None:
+        """Have the archive be full."""
+        self.shelf.done.refuses = full()
+        self.shelf.wrong |= {record.id: full() for record in records}
 
     def soon(self, *records: Record) -> bool:
         return self.filing.soon(records, self.clock.now())
@@ -154,11 +185,10 @@ def test_name_that_is_no_text_is_cleared(desk: Desk) -> None:
 
 def test_paperwork_that_stays_is_no_failure(desk: Desk) -> None:
     """The job is archived; what is left of its paperwork goes at the next start."""
-    desk.shelf.spool.wrong = full()
+    desk.shelf.spool.left = [Left("a", "/spool/x", "Permission denied")]
     assert desk.file(A)
-    assert [(level, event) for level, event, _ in desk.lines.lines] == [
-        ("warning", "paperwork.left")
-    ]
+    told = {"id": "a", "path": "/spool/x", "reason": "Permission denied"}
+    assert desk.lines.lines == [("warning", "paperwork.left", told)]
 
 
 def test_some_at_a_time(desk: Desk) -> None:
@@ -177,24 +207,43 @@ def test_destination_is_checked_now_and_then(desk: Desk) -> None:
     assert desk.shelf.done.checks == 2
 
 
-# --- what failed
+# --- a destination that fails
 
 
 def test_failure_is_left_alone(desk: Desk) -> None:
-    """A job that cannot be filed stays ended, and nothing is tried before the pause is over."""
-    desk.shelf.wrong["a"] = full()
+    """Jobs that cannot be filed stay ended, and nothing is tried before the pause is over."""
+    desk.refuse(A)
     now = desk.clock.now()
     assert not desk.file(A)
     assert (desk.due(A, B), desk.soon(A, B)) == ((), False)
     assert desk.filing.next() == now + FIRST_PAUSE
     assert desk.shelf.spool.cleared == []
     desk.clock.advance(FIRST_PAUSE)
-    assert (desk.due(A, B), desk.soon(A, B)) == ((A, B), True)
+    assert (desk.due(A, B), desk.soon(A, B)) == ((B, A), True)
+
+
+def test_what_was_planned_before_a_failure_is_not_tried(desk: Desk) -> None:
+    """Many jobs are due together; a full disk is found out once, not by each of them."""
+    desk.refuse(A, B, C)
+    assert desk.due(A, B, C) == (A, B, C)
+    assert [desk.file(one) for one in (A, B, C)] == [False, False, False]
+    assert desk.shelf.tried == ["a"]
+    assert desk.filing.next() == desk.clock.now() + FIRST_PAUSE
+
+
+def test_each_gets_its_turn(desk: Desk) -> None:
+    """After each pause another job is tried first: one that is small enough may come."""
+    desk.refuse(A, B, C)
+    for _ in range(7):
+        for one in desk.due(A, B, C):
+            assert not desk.file(one)
+        desk.clock.advance(LONGEST_PAUSE)
+    assert "".join(desk.shelf.tried) == "abcabca"
 
 
 def test_pauses_grow_to_the_longest(desk: Desk) -> None:
     """Each failure doubles the pause, up to a minute; the first success ends that."""
-    desk.shelf.wrong["a"] = full()
+    desk.refuse(A)
     lengths = []
     for _ in range(8):
         assert not desk.file(A)
@@ -207,19 +256,12 @@ def test_pauses_grow_to_the_longest(desk: Desk) -> None:
     assert desk.filing.next() == desk.clock.now() + FIRST_PAUSE
 
 
-def test_what_another_node_has_taken_is_not_cleared(desk: Desk) -> None:
-    """It is that node's to file and to clear."""
-    desk.shelf.taken.add("a")
-    assert desk.file(A)
-    assert desk.lines.events() == ["job.fenced"]
-    assert desk.shelf.spool.cleared == []
-
-
 def test_failure_is_one_line(desk: Desk) -> None:
     """However long it lasts, one line says what is wrong and one that it is well again."""
-    desk.shelf.wrong["a"] = full()
+    desk.refuse(A)
     for _ in range(3):
         desk.file(A)
+        desk.clock.advance(LONGEST_PAUSE)
     assert desk.filing.reasons() == {"/done": "No space left on device"}
     del desk.shelf.wrong["a"]
     desk.file(A)
@@ -228,7 +270,7 @@ def test_failure_is_one_line(desk: Desk) -> None:
     expected = {
         "archive": "/done",
         "reason": "No space left on device",
-        "path": "/done/x",
+        "path": "/done",
         "again_in": FIRST_PAUSE,
     }
     assert desk.lines.lines == [
@@ -250,21 +292,148 @@ def test_nothing_is_filed_into_what_is_not_the_destination(desk: Desk) -> None:
     """A destination that fails its check gets nothing, and is checked before the next try."""
     desk.shelf.done.wrong = OSError(errno.EXDEV, "is on another file system", "/done")
     assert not desk.file(A)
-    assert desk.shelf.filed == []
+    assert desk.shelf.tried == []
     desk.shelf.done.wrong = None
     checks = desk.shelf.done.checks
+    desk.clock.advance(FIRST_PAUSE)
     assert desk.file(A)
     assert desk.shelf.done.checks == checks + 1
 
 
 def test_each_destination_has_its_own_pause(desk: Desk) -> None:
     """A full error directory keeps no job from the archive."""
-    desk.shelf.wrong["bad"] = full("/failed/x")
+    desk.shelf.wrong["bad"] = desk.shelf.failed.refuses = full("/failed")
     assert not desk.file(BAD)
     assert (desk.due(A, BAD, B), desk.soon(BAD), desk.soon(A)) == ((A, B), False, True)
     assert desk.filing.reasons() == {"/failed": "No space left on device"}
     assert desk.file(A)
     assert desk.filing.reasons() == {"/failed": "No space left on device"}
+
+
+def test_what_another_node_has_taken_is_not_cleared(desk: Desk) -> None:
+    """It is that node's to file and to clear."""
+    desk.shelf.taken.add("a")
+    assert desk.file(A)
+    assert desk.lines.events() == ["job.fenced"]
+    assert desk.shelf.spool.cleared == []
+
+
+# --- a job that fails
+
+
+@pytest.mark.parametrize("error", [full(), denied(), RecursionError("too deep")], ids=type)
+def test_job_that_cannot_be_filed_delays_no_other(desk: Desk, error: Exception) -> None:
+    """Where a small file can be written, whatever keeps a job from there is its own matter."""
+    desk.shelf.wrong["a"] = error
+    assert not desk.file(A)
+    assert (desk.due(A, B), desk.soon(A), desk.soon(B)) == ((B,), False, True)
+    assert desk.file(B)
+    assert desk.filing.next() == desk.clock.now() + FIRST_PAUSE
+    desk.clock.advance(FIRST_PAUSE)
+    assert not desk.file(A)
+    assert desk.filing.next() == desk.clock.now() + 2 * FIRST_PAUSE
+    desk.clock.advance(2 * FIRST_PAUSE)
+    desk.shelf.wrong.clear()
+    assert desk.file(A)
+    assert (desk.filing.reasons(), desk.due()) == ({}, ())
+
+
+def test_job_that_cannot_be_filed_is_said_and_shown(desk: Desk) -> None:
+    """With its path and reason; it is not said that the archive fails, or works again."""
+    desk.shelf.wrong["a"] = denied()
+    for _ in range(3):
+        assert not desk.file(A)
+        assert desk.file(B)
+        desk.clock.advance(LONGEST_PAUSE)
+    told = {
+        "job": "job",
+        "id": "a",
+        "archive": "/done",
+        "reason": "Permission denied",
+        "path": "/spool/x",
+        "again_in": FIRST_PAUSE,
+    }
+    assert desk.lines.lines == [("error", "job.unfiled", told)]
+    assert desk.filing.reasons() == {A.stem: "Permission denied"}
+    desk.shelf.wrong.clear()
+    assert desk.file(A)
+    assert desk.filing.reasons() == {}
+
+
+def test_many_jobs_of_one_kind_are_one_line(desk: Desk) -> None:
+    """And one line more when it happens again after all of them were filed."""
+    many = [ended(str(number)) for number in range(2 * MOST_NAMED)]
+    desk.shelf.wrong = {one.id: denied() for one in many}
+    for one in many:
+        assert not desk.file(one)
+    assert desk.lines.events() == ["job.unfiled"]
+    assert len(desk.filing.reasons()) == MOST_NAMED
+    desk.shelf.wrong["0"] = full()
+    desk.clock.advance(FIRST_PAUSE)
+    assert not desk.file(many[0])
+    assert [keys["reason"] for _, _, keys in desk.lines.lines] == [
+        "Permission denied",
+        "No space left on device",
+    ]
+    desk.shelf.wrong.clear()
+    desk.clock.advance(LONGEST_PAUSE)
+    assert all(desk.file(one) for one in many)
+    desk.shelf.wrong["0"] = denied()
+    assert not desk.file(many[0])
+    assert desk.lines.events() == ["job.unfiled"] * 3
+
+
+def test_error_that_nobody_thought_of_is_told_in_full(desk: Desk) -> None:
+    """With where it came from."""
+    desk.shelf.wrong["a"] = RecursionError("too deep")
+    assert not desk.file(A)
+    ((level, event, keys),) = desk.lines.lines
+    assert (level, event, keys["reason"]) == ("error", "job.unfiled", "RecursionError: too deep")
+    assert "in file" in str(keys["traceback"])
+
+
+def test_jobs_that_failed_leave_room_for_others(desk: Desk) -> None:
+    """However many fail, those that have not been tried go first; but some go with them."""
+    bad = [ended(f"bad{number}") for number in range(70)]
+    good = [ended(f"good{number}") for number in range(MOST_AT_ONCE)]
+    desk.shelf.wrong = {one.id: denied() for one in bad}
+    for _ in range(2):
+        for one in desk.due(*bad, *good):
+            desk.file(one)
+    assert len(desk.shelf.filed) == 2 * MOST_AT_ONCE - len(bad)
+    desk.clock.advance(LONGEST_PAUSE)
+    due = desk.due(*bad, *good[::-1])
+    assert len(due) == MOST_AT_ONCE
+    assert due[:-MOST_AGAIN] == tuple(good[::-1][: MOST_AT_ONCE - MOST_AGAIN])
+    assert set(due[-MOST_AGAIN:]) < set(bad)
+
+
+def test_jobs_that_do_not_fit_are_not_copied_one_after_the_other(desk: Desk) -> None:
+    """After some in a row their destination is left alone, silently: small ones still fit."""
+    big = [ended(f"big{number}") for number in range(MOST_IN_VAIN + 1)]
+    desk.shelf.wrong = {one.id: full() for one in big}
+    for one in (*big[:-1], A, *big):
+        desk.file(one)
+    assert len(desk.shelf.tried) == MOST_IN_VAIN
+    assert (desk.due(*big, A), desk.filing.reasons().get("/done")) == ((), None)
+    desk.clock.advance(FIRST_PAUSE)
+    assert desk.due(*big, A)[:2] == (big[-1], A)
+    assert desk.file(A)
+    desk.clock.advance(LONGEST_PAUSE)
+    assert not desk.file(big[0])
+    assert desk.soon(B)
+    assert desk.lines.events() == ["job.unfiled"]
+
+
+def test_destination_that_can_be_written_again_works_again(desk: Desk) -> None:
+    """Though the job that tells it cannot be filed."""
+    desk.refuse(A)
+    desk.file(A)
+    desk.shelf.done.refuses = None
+    desk.clock.advance(FIRST_PAUSE)
+    assert not desk.file(A)
+    assert desk.lines.events() == ["archive.failed", "archive.works_again", "job.unfiled"]
+    assert desk.filing.reasons() == {A.stem: "No space left on device"}
 
 
 def test_next_without_a_failure_is_far(desk: Desk) -> None:
@@ -302,6 +471,7 @@ def test_what_the_thread_has_done_comes_first(desk: Desk) -> None:
     assert desk.due(C, B, BAD, A) == (A, BAD, B, C)
     desk.shelf.far = False
     desk.shelf.wrong = {"c": full(), "worse": full()}
+    desk.shelf.done.refuses = desk.shelf.failed.refuses = full()
     assert not desk.file(C)
     assert not desk.file(ended("worse", State.FAILED))
     assert desk.due(C, B, BAD, A) == (A, BAD, B)
@@ -311,20 +481,50 @@ def test_what_the_thread_has_done_comes_first(desk: Desk) -> None:
 def test_far_failure_is_a_failure(desk: Desk) -> None:
     """What the thread could not file is left alone, and handed over again after the pause."""
     desk.shelf.far = True
-    desk.shelf.wrong["a"] = full()
+    desk.refuse(A)
     assert not desk.file(A)
     eventually(lambda: desk.woken)
     assert desk.due(A) == (A,)
     assert not desk.file(A)
     assert desk.lines.events() == ["archive.failed"]
     assert (desk.due(A), desk.soon(A)) == ((), False)
-    del desk.shelf.wrong["a"]
+    desk.shelf.wrong.clear()
     desk.clock.advance(FIRST_PAUSE)
     assert desk.due(A) == (A,)
     assert not desk.file(A)
     eventually(lambda: len(desk.woken) == 2)
     assert desk.file(A)
     assert desk.lines.events() == ["archive.failed", "archive.works_again"]
+
+
+def test_what_was_handed_over_before_a_failure_is_not_tried(desk: Desk) -> None:
+    """The thread finds out once that a destination fails, and tries the rest after the pause."""
+    desk.shelf.far = True
+    desk.shelf.gate.clear()
+    desk.refuse(A, B)
+    for one in (A, B, C):
+        assert not desk.file(one)
+    desk.shelf.gate.set()
+    eventually(lambda: len(desk.woken) == 3)
+    assert [desk.file(one) for one in desk.due(A, B, C)] == [False, False, False]
+    assert (desk.shelf.tried, desk.due(A, B, C), desk.soon(A, B, C)) == (["a"], (), False)
+    assert desk.filing.next() == desk.clock.now() + FIRST_PAUSE
+    desk.clock.advance(FIRST_PAUSE)
+    assert desk.due(A, B, C) == (B, C, A)
+
+
+@pytest.mark.parametrize("error", [full(), denied(), RecursionError(), ValueError()], ids=type)
+def test_thread_outlives_every_error(desk: Desk, error: Exception) -> None:
+    """Whatever a job brings upon it, the next ones are filed."""
+    desk.shelf.far = True
+    desk.shelf.wrong["a"] = error
+    for one in (A, B):
+        assert not desk.file(one)
+    eventually(lambda: len(desk.woken) == 2)
+    assert [desk.file(one) for one in desk.due(A, B)] == [False, True]
+    assert desk.shelf.filed == ["b"]
+    assert desk.lines.events() == ["job.unfiled"]
+    assert (desk.due(A), desk.soon(A)) == ((), False)
 
 
 def test_far_is_filed_at_once_where_nobody_can_be_woken(desk: Desk) -> None:

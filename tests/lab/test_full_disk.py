@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -250,3 +251,41 @@ def test_start_on_a_disk_full_of_ended_jobs(
         assert {len(live.ended(name).output) for name in names} == {500000}
         assert live.stop() == 0
         assert live.leftovers() == []
+
+
+def test_job_that_does_not_fit(tmp_path: Path, mount: Mount) -> None:
+    """What is larger than the archive has room for keeps no other job out of it."""
+    archive = mount("tmpfs", "30m") / "archive"
+    with _live(tmp_path, tmp_path / "root", "-j", "1", "-o", str(archive)) as live:
+        live.start()
+        live.drop("big", f"{live.side_effect('big')}head -c 60000000 /dev/zero\n")
+        failed = live.said("job.unfiled")
+        assert (failed["job"], failed["reason"]) == ("big", os.strerror(errno.ENOSPC))
+        names = {f"tiny{number}" for number in range(6)}
+        for name in sorted(names):
+            live.drop(name, live.side_effect(name))
+        _all_filed(live, names)
+        # A try may be under way.
+        eventually(lambda: not [name for name in os.listdir(archive) if name.startswith(".")])
+        assert live.events("archive.failed", "archive.works_again") == []
+        eventually(lambda: os.strerror(errno.ENOSPC) in live.node()["aside"].values(), within=30)
+        subprocess.run(["mount", "-o", "remount,size=100m", archive.parent], check=True)
+        _all_filed(live, names | {"big"})
+        assert len(live.events("job.unfiled")) == 1
+        assert live.stop() == 0
+        assert live.leftovers() == []
+
+
+def test_holes_take_no_space(tmp_path: Path, mount: Mount) -> None:
+    """A sparse file that is larger than the archive fits into it."""
+    archive = mount("tmpfs", "30m") / "archive"
+    with _live(tmp_path, tmp_path / "root", "-o", str(archive)) as live:
+        live.start()
+        live.drop("sparse", "truncate -s 60M sparse; echo end >>sparse\n")
+        sparse = live.ended("sparse").files / "sparse"
+        assert sparse.stat().st_size == (60 << 20) + 4
+        assert sparse.stat().st_blocks * 512 < 1 << 20
+        with sparse.open("rb") as file:
+            file.seek(60 << 20)
+            assert file.read() == b"end\n"
+        assert live.events("job.unfiled", "archive.failed") == []

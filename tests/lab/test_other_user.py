@@ -16,15 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from conftest import AS_NOBODY, NOBODY
 from live import PROJECT, Live, eventually
 from pmjq.errors import ConfigurationError, TryLaterError
 from pmjq.state import State
 
 pytestmark = pytest.mark.lab
 
-NOBODY = 65534
 DAEMON = 1
-AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
 LOCKS = Path(f"/tmp/pmjq-{NOBODY}")
 
 
@@ -301,3 +300,128 @@ def test_root_s_file_that_others_can_write(live: Theirs) -> None:
         path.chmod(0o755)
         live.ended("wide")
         assert live.runs("wide") == 1
+
+
+SHUT = "mkdir -p pkg/mod; touch pkg/mod/x; chmod 555 pkg/mod\n"
+"""What a job leaves that unpacks read-only directories, as package managers do."""
+
+
+def test_returned_job_left_what_is_shut(live: Theirs) -> None:
+    """It is back in the queue, its papers are gone, and the next daemons start and run it."""
+    live.options = (*live.options, "--on-stop", "kill")
+    with live:
+        gate = live.gate("g")
+        gate.path.chmod(0o666)
+        live.drop(
+            "job",
+            f"#!/bin/sh\n#PMJQ restartable\n{SHUT}{live.side_effect('job')}{gate.wait}true\n",
+        )
+        eventually(lambda: live.runs("job"))
+        assert live.stop() == 0
+        assert (live.spooled(), live.leftovers()) == (["job"], [])
+        assert [event["job"] for event in live.events("job.returned")] == ["job"]
+        assert live.events("return.failed", "job.fenced", "paperwork.left") == []
+        live.start()
+        eventually(lambda: live.runs("job") == 2)
+        live.kill()
+        for pid in live.jobs():
+            os.kill(pid, 9)
+        live.start()
+        eventually(lambda: live.runs("job") == 3)
+        gate.open()
+        assert live.ended("job").record.state is State.DONE
+
+
+@pytest.fixture
+def far() -> Iterator[Path]:
+    """Return an archive on another file system, of nobody."""
+    memory = Path("/dev/shm")
+    if memory.stat().st_dev == os.stat("/tmp").st_dev:
+        pytest.skip("no second file system here")
+    directory = Path(tempfile.mkdtemp(dir=memory, prefix="pmjq-lab-"))
+    os.chown(directory, NOBODY, NOBODY)
+    yield directory
+    shutil.rmtree(directory)
+
+
+LEAVES = {
+    "unread": "echo kept >secret; chmod 0 secret\n",
+    "unwritten": f"{SHUT}chmod 555 .\n",
+    "unentered": "echo kept >x; chmod 0 .\n",
+}
+"""Jobs, and what each of them shuts."""
+
+
+def mode(path: Path) -> int:
+    """Return the permissions of a path."""
+    return path.stat().st_mode & 0o777
+
+
+def _filed_as_they_are(live: Theirs) -> None:
+    """Drop jobs that leave what is shut; check that they are filed, with their modes."""
+    for name, text in LEAVES.items():
+        live.drop(name, text)
+    # Whom only the kernel reads: no script.
+    live.drop("executable", Path("/bin/true").read_bytes(), 0o111)
+    found = {name: live.ended(name) for name in (*LEAVES, "executable")}
+    assert {filed.record.state for filed in found.values()} == {State.DONE}
+    secret, shut = found["unread"].files / "secret", found["unwritten"].files
+    assert (mode(secret), secret.read_text()) == (0, "kept\n")
+    assert (mode(shut), mode(shut / "pkg/mod"), (shut / "pkg/mod/x").exists()) == (
+        0o555,
+        0o555,
+        True,
+    )
+    assert mode(found["unentered"].files) == 0
+    assert (found["unentered"].files / "x").read_text() == "kept\n"
+    assert mode(found["executable"].path) == 0o111
+    assert live.events("archive.failed", "job.unfiled", "paperwork.left") == []
+
+
+def test_what_is_shut_is_archived(live: Theirs) -> None:
+    """Near: a directory that its owner may not write is moved nevertheless."""
+    with live:
+        _filed_as_they_are(live)
+        assert live.stop() == 0
+        assert live.leftovers() == []
+
+
+def test_what_is_shut_is_archived_far_away(live: Theirs, far: Path) -> None:
+    """Far: what its owner may not read is copied nevertheless."""
+    live.options = ("-o", str(far), "-j", "2")
+    live.archive = far
+    with live:
+        _filed_as_they_are(live)
+        assert live.stop() == 0
+        assert live.leftovers() == []
+
+
+def test_jobs_that_cannot_be_filed_hold_up_no_others(live: Theirs, far: Path) -> None:
+    """However many they are; one line tells of them, and they are filed when they can be."""
+    live.options = ("-o", str(far), "-j", "80")
+    live.archive = far
+    with live:
+        gate = live.gate("g")
+        gate.path.chmod(0o666)
+        names = {f"bad{number}" for number in range(70)}
+        for name in names:
+            live.drop(name, f"{live.side_effect(name)}{gate.wait}")
+        eventually(lambda: all(live.runs(name) for name in names))
+        # As a container leaves them that runs as root.
+        roots = [path / "roots" for path in (live.spool / ".pmjq" / "job").glob("*/work")]
+        for path in roots:
+            path.touch(0o600)
+        gate.open()
+        live.said("job.unfiled")
+        live.drop("good")
+        live.ended("good")
+        assert [filed.record.name for filed in live.filed()] == ["good"]
+        told = live.events("job.unfiled", "archive.failed", "archive.works_again")
+        assert [(event["event"], event["reason"]) for event in told] == [
+            ("job.unfiled", os.strerror(errno.EACCES))
+        ]
+        for path in roots:
+            os.chown(path, NOBODY, NOBODY)
+        eventually(lambda: len(live.filed()) == 71, within=90)
+        assert live.stop() == 0
+        assert live.leftovers() == []
