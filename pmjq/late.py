@@ -56,6 +56,7 @@ class Late:
         self.log = log
         self.wall = wall
         self.expected: dict[str, Note] = {}
+        self._told: set[str] = set()
         self._next = 0.0
 
     def may_end(self, record: Record) -> bool:
@@ -69,37 +70,50 @@ class Late:
         self.expected[record.id] = note
 
     def load(self) -> None:
-        """Take up what an earlier life of this node expected."""
+        """Take up what an earlier life of this node expected; what cannot be read waits."""
         for job_id in self.spool.paperwork():
-            note = decoded(self.spool.late(job_id) or b"", Note)
-            if note is not None and note.node == self.node:
-                self.expected[job_id] = note
+            with contextlib.suppress(OSError):
+                note = decoded(self.spool.late(job_id) or b"", Note)
+                if note is not None and note.node == self.node:
+                    self.expected[job_id] = note
 
     def look(self, now: float) -> None:
-        """Complete the records of those that have ended, now and then; OSError if that fails."""
+        """Complete the records of those that have ended, now and then.
+
+        OSError: the first failure, after all others were looked at; the next call tries again.
+        """
         if now < self._next:
             return
-        self._next = now + EVERY
+        failed: OSError | None = None
         for job_id, note in list(self.expected.items()):
-            status = self.spool.status(note.record)
-            if status is not None and status.code is not None:
-                self._complete(note, status)
-            elif self.wall() - note.record.ended.timestamp() < KEPT_FOR:
-                continue
-            self.spool.clear(job_id, note.record.attempt, _name(note.record))
-            del self.expected[job_id]
+            try:
+                self._look_at(job_id, note)
+            except OSError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        self._next = now + EVERY
+
+    def _look_at(self, job_id: str, note: Note) -> None:
+        status = self.spool.status(note.record)
+        if status is not None and status.code is not None:
+            self._complete(note, status)
+        elif self.wall() - note.record.ended.timestamp() < KEPT_FOR:
+            return
+        self.spool.clear(job_id, note.record.attempt, _name(note.record))
+        self._told.discard(job_id)
+        del self.expected[job_id]
 
     def _complete(self, note: Note, status: Status) -> None:
         record = job.completed(note.record, status)
-        self.spool.append([Event("job.late", record.ended, record=record)])
+        if record.id not in self._told:
+            # Once, however often what follows is tried.
+            self.spool.append([Event("job.late", record.ended, record=record)])
+            self._told.add(record.id)
         disk, path = self.spool.disk, f"{note.stem}.json"
-        directory, _, name = path.rpartition("/")
-        hidden = f"{directory}/.{name}.part"
         # A later version may have written what this one does not know.
         known = decoded(disk.read(path) or b"", dict) or {}
-        disk.write(hidden, msgspec.json.encode(known | msgspec.to_builtins(record)) + b"\n")
-        disk.sync(hidden)
-        disk.rename(hidden, path)
+        self.spool.replace(path, msgspec.json.encode(known | msgspec.to_builtins(record)) + b"\n")
         with contextlib.suppress(OSError):
             # What it left since then; where some is filed already, or far away, it stays behind.
             if self.spool.left_files(record):

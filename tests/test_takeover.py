@@ -231,6 +231,49 @@ def test_strays_are_forgotten_when_they_end() -> None:
     assert (desk.busy(), desk.over, desk.doubts) == (0, {}, {})
 
 
+def test_completion_that_fails_blocks_no_other() -> None:
+    """It is tried again, told of once, and its event is written once."""
+    world = machine(job=300.0, other=300.0)
+    dead(world, running=2)
+    second = Daemon(world, B)
+    assert second.run(lambda: len(records(world)) == 2, within=200.0)
+    stem = records(world)["job"].stem
+    faults = second.faults
+    faults.matching = lambda name, paths: name == "write" and stem in paths[0]
+    faults.at, faults.how, faults.error, faults.lasting = 1, How.FAIL, errno.EACCES, True
+    faults.count = 0
+    assert second.run(lambda: records(world)["other"].late, within=600.0)
+    second.run(lambda: False, within=300.0)
+    assert faults.count > 3
+    assert not records(world)["job"].late
+    told = [event for event in second.log.events() if event.startswith("late.")]
+    assert told == ["late.failed"]
+    faults.lift()
+    assert second.run(lambda: records(world)["job"].late, within=600.0)
+    second.run(lambda: False, within=60.0)
+    assert second.log.events().count("late.works_again") == 1
+    events = world.disk.read(f"{OWN}/events/{second.turn.spool.token}.jsonl") or b""
+    assert events.count(b'"job.late"') == 2
+    assert world.disk.names(f"{OWN}/job") == []
+
+
+def test_note_that_cannot_be_read_stops_no_start() -> None:
+    """The others are taken up, and that one by a later start."""
+    world = machine(job=300.0, other=300.0)
+    dead(world, running=2)
+    second = Daemon(world, B)
+    assert second.run(lambda: len(records(world)) == 2, within=200.0)
+    second.stop()
+    unread = f"{OWN}/job/{records(world)['job'].id}/late.1.json"
+    faults = Faults(1, How.FAIL, errno.EACCES, True, lambda name, paths: unread in paths)  # noqa: FBT003
+    third = Daemon(world, B, faults)
+    assert faults.hit
+    assert third.run(lambda: records(world)["other"].late, within=600.0)
+    third.stop()
+    fourth = Daemon(world, B)
+    assert fourth.run(lambda: records(world)["job"].late, within=600.0)
+
+
 # -- burials
 
 
