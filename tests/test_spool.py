@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat as modes
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -566,6 +567,25 @@ def test_events(ground: Ground) -> None:
     assert spool.told({"2d"}) == ({}, {})
     assert spool.told({"1d"}, {B}) == ({}, {})
     assert spool.last_records(A) == [first, second]
+
+
+def test_events_of_thousands_of_jobs_are_read_in_no_time(ground: Ground) -> None:
+    """What a line costs does not depend on how many jobs are looked for."""
+    spool = life(ground)
+    line = Event("claim.prepared", ONE.claimed, attempt=ONE)
+    spool.append([line] * 2000)
+    began = time.process_time()
+    assert spool.told({f"other{number}" for number in range(2000)}) == ({}, {})
+    assert time.process_time() - began < 1
+
+
+def test_job_is_known_by_its_id_and_not_by_what_it_says(ground: Ground) -> None:
+    """Whatever name a job has, its events are its own."""
+    spool = life(ground)
+    odd = named('","id":"2d"')
+    spool.append([Event("claim.prepared", odd.claimed, attempt=odd)])
+    assert spool.told({"2d"}) == ({}, {})
+    assert spool.told({"1d"}).attempts == {"1d": odd}
 
 
 def test_event_that_failed_is_written_again_in_its_place() -> None:
