@@ -58,18 +58,11 @@ PR_SET_CHILD_SUBREAPER = 36
 MOST_COUNTED = 100
 """Jobs beside which it is still worth counting the children after an end."""
 
-RESET = [
-    signal.SIGPIPE,
-    signal.SIGXFSZ,
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGCHLD,
-    signal.SIGIO,
-]
-"""Signals that the keeper or the daemon ignores or catches.
+RESET = signal.valid_signals()
+"""A job must find all signals as a login gives them.
 
-A job must find them as a login gives them.
+The keeper ignores and catches some, and whoever started the daemon may have had it ignore any: a
+shell does so with INT and QUIT for what it starts with ``&``.
 """
 
 OUT = os.O_WRONLY | os.O_CREAT | os.O_APPEND

@@ -23,8 +23,10 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """Return a daemon that the tests of this module share."""
     given = {"TZ": "Europe/Berlin", "LC_TIME": "C", "SECRET": "hidden", "LD_LIBRARY_PATH": "/none"}
     root = tmp_path_factory.mktemp("shared")
-    # The soft limit of descriptors is one that neither a login nor the daemon would set.
-    lower = ("sh", "-c", 'ulimit -Sn 333; exec "$@"', "sh")
+    # The soft limit of descriptors is one that neither a login nor the daemon would set, and a
+    # script has what it starts with & ignore INT and QUIT.
+    odd = 'ulimit -Sn 333; trap "" INT QUIT USR1 ALRM CHLD TSTP; exec "$@"'
+    lower = ("sh", "-c", odd, "sh")
     with Live(root, "-j", "4", "--node", "n1", environment=given, before=lower) as daemon:
         yield daemon
 
