@@ -41,6 +41,7 @@ Order = tuple[Key, str, list[str], str, str, str, dict[str, str]]
 """Key, path, argv, working directory, output, status, environment."""
 
 LONGEST_MESSAGE = 1 << 17
+"""Bytes; the daemon sends no longer ones, since what does not fit a read is cut off."""
 
 WIDTH = 20
 """Digits of a beat, as in pmjq.lease."""

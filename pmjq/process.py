@@ -20,6 +20,8 @@ import select
 import socket
 import subprocess
 import sys
+import threading
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,6 +30,7 @@ import psutil
 
 from pmjq import probe
 from pmjq.job import Usage
+from pmjq.keeper import LONGEST_MESSAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,7 +44,7 @@ DEEPEST_TREE = 256
 """Generations of processes looked through: parents may change while they are read."""
 
 ORDERS_IN_A_MESSAGE = 16
-"""A message must fit the socket's buffer: an order is some 2 kB with its environment."""
+"""The keeper reports between two messages. An order is some 2 kB, with long paths up to 40 kB."""
 
 
 class Order(NamedTuple):
@@ -125,6 +128,9 @@ class Processes:
         self._adopted: dict[int, Key] = {}
         self._watched: dict[int, tuple[int, int]] = {}
         self._former: list[subprocess.Popen[bytes]] = []
+        # The guard of the lease tells the keeper things too, while the turns may hang.
+        self._sending = threading.Lock()
+        self._unsent: deque[tuple[bytes, frozenset[Key]]] = deque()
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when there is something to report."""
@@ -154,11 +160,14 @@ class Processes:
     def go_on_beating(self, path: str, count: int, every: float) -> None:
         """Have the keeper go on with a heartbeat when this daemon is gone, while its jobs run.
 
-        ``count``: the last beat; ``every``: seconds. Raises OSError if no keeper is to be had.
+        ``count``: the last beat; ``every``: seconds. Raises OSError if no keeper is to be had, or
+        it does not listen.
         """
         others = [one for one in self._watched.values() if probe.alive(*one)]
         if self._kept or others:
             self._tell(0, recall=True, heart=(path, count, every, others))
+            if self._unsent:
+                raise BlockingIOError(errno.EAGAIN, "the keeper does not listen")
 
     def _pace(self) -> None:
         """Tell the keeper anew how many of its jobs may run beside the adopted ones."""
@@ -174,14 +183,12 @@ class Processes:
         try:
             self._tell(own, now=now, line=line)
         except OSError as error:
-            # Too long an environment for a message, or a keeper that died just now: they are
-            # looked at again.
+            # A keeper that died just now: they are looked at again.
             if error.errno != errno.EMSGSIZE or len(orders) < 2:  # noqa: PLR2004
                 raise
-            for order in now:
-                self._send([order], [], most)
-            for order in line:
-                self._send([], [order], most)
+            half = len(orders) // 2
+            self._send(now[:half], line[: max(0, half - len(now))], most)
+            self._send(now[half:], line[max(0, half - len(now)) :], most)
         else:
             self._kept.update(order.key for order in orders)
 
@@ -195,17 +202,47 @@ class Processes:
         told: Sequence[Key] = (),
         heart: tuple[str, int, float, list[tuple[int, int]]] | None = None,
     ) -> None:
-        """Send one message to the keeper, which is started if there is none."""
+        """Send one message to the keeper, which is started if there is none.
+
+        One that it does not take now, since it is stopped, is sent when it does. EMSGSIZE if the
+        message is too long for it.
+        """
         orders = [tuple(each) for each in now], [tuple(each) for each in line]
-        message = (most, recall, *orders, list(told), heart)
-        (self._socket or self._start_keeper()).sendall(marshal.dumps(message))
+        message = marshal.dumps((most, recall, *orders, list(told), heart))
+        if len(message) > LONGEST_MESSAGE:
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+        with self._sending:
+            keeper = self._socket or self._start_keeper()
+            if self._unsent or not _sent(keeper, message):
+                self._unsent.append((message, frozenset(order.key for order in (*now, *line))))
+                self._epoll.modify(keeper.fileno(), select.EPOLLIN | select.EPOLLOUT)
+
+    def _send_on(self, keeper: socket.socket, reports: list[Report]) -> None:
+        """Send what had to wait; the keeper takes messages again."""
+        with self._sending:
+            while self._unsent:
+                message, keys = self._unsent[0]
+                try:
+                    if not _sent(keeper, message):
+                        return
+                except OSError as error:
+                    # A keeper that is gone tells so by itself.
+                    if error.errno != errno.EMSGSIZE:
+                        return
+                    self._kept -= keys
+                    reports += [Unstarted(key, errno.EMSGSIZE, tried=False) for key in keys]
+                self._unsent.popleft()
+            self._epoll.modify(keeper.fileno(), select.EPOLLIN)
 
     def reports(self) -> list[Report]:
         """Return what has happened since the last call, without blocking."""
         reports: list[Report] = []
-        for fd, _ in self._epoll.poll(0):
+        for fd, happened in self._epoll.poll(0):
             if self._socket is not None and fd == self._socket.fileno():
-                self._listen(self._socket, reports)
+                if happened & select.EPOLLOUT:
+                    self._send_on(self._socket, reports)
+                if happened & ~select.EPOLLOUT:
+                    self._listen(self._socket, reports)
             elif fd in self._adopted:
                 reports.append(Vanished(self._adopted.pop(fd)))
                 self._watched.pop(fd, None)
@@ -281,6 +318,8 @@ class Processes:
     def _start_keeper(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
+            # The longest message must fit, whatever this machine's usual size is.
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * LONGEST_MESSAGE)
             self._keeper = subprocess.Popen(  # our own file, by our own interpreter
                 [sys.executable, "-I", "-S", KEEPER, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
@@ -319,13 +358,24 @@ class Processes:
                 reports.append(report)
 
     def _lost_keeper(self, line: socket.socket) -> Unkept:
-        self._epoll.unregister(line.fileno())
-        line.close()
-        self._socket = None
+        with self._sending:
+            self._epoll.unregister(line.fileno())
+            line.close()
+            self._socket = None
+            self._unsent.clear()
         if self._keeper is not None:
             self._former.append(self._keeper)
         keys, self._kept = frozenset(self._kept), set()
         return Unkept(keys)
+
+
+def _sent(line: socket.socket, message: bytes) -> bool:
+    """Send a message; False if there is no room for it now."""
+    try:
+        line.send(message, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _report(values: tuple[Any, ...]) -> Started | Unstarted | Ended:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from conftest import eventually
+from pmjq.keeper import LONGEST_MESSAGE
 from pmjq.process import Ended, Order, Processes, Report, Started, Unkept, Unstarted
 
 SHELL = "/bin/sh"
@@ -144,6 +145,7 @@ def test_one_that_cannot_start_makes_room_for_the_next(jobs: Jobs) -> None:
     voided = jobs.order("c")
     os.symlink("void", voided.status)
     jobs.processes.start([jobs.order("a")], [missing, voided, jobs.order("d")], 1)
+    heard(jobs, "a started")
     jobs.end("a")
     heard(
         jobs,
@@ -195,15 +197,64 @@ def test_adopted_jobs_take_their_place(jobs: Jobs) -> None:
 
 
 def test_too_long_a_message_is_sent_in_parts(jobs: Jobs) -> None:
-    """Environments that do not fit one message together are sent one by one, in order."""
-    big = {"BIG": "x" * 60_000}
-    now = [jobs.order(name, **big) for name in "abc"]
-    jobs.processes.start(now, [jobs.order(name, **big) for name in "def"], 3)
+    """Orders that a keeper cannot read together are sent in several messages, in order."""
+    now = [jobs.order(name, BIG=name * 60_000) for name in "abc"]
+    jobs.processes.start(now, [jobs.order(name, BIG=name * 60_000) for name in "def"], 3)
     heard(jobs, "a started", "b started", "c started")
     jobs.end("a", "b", "c")
     eventually(lambda: len(jobs.hear()) == 9)
     starts = [word for word in jobs.hear() if word.endswith("started")]
     assert starts == [f"{name} started" for name in "abcdef"]
+
+
+def test_longest_message_arrives(jobs: Jobs) -> None:
+    """What is sent at all is read whole; what is longer is an error that harms nobody."""
+    few = LONGEST_MESSAGE - 2_000
+    jobs.processes.start([jobs.order("a", BIG="x" * few)], [], 1)
+    heard(jobs, "a started")
+    with pytest.raises(OSError, match="too long"):
+        jobs.processes.start([jobs.order("b", BIG="x" * LONGEST_MESSAGE)], [], 2)
+    jobs.processes.start([jobs.order("c")], [], 2)
+    heard(jobs, "a started", "c started")
+
+
+def test_keeper_that_is_stopped_stalls_nobody(jobs: Jobs) -> None:
+    """Orders wait until it goes on, and are carried out then, each once and in their order."""
+    names = [f"{number:02}" for number in range(40)]
+    jobs.processes.start([jobs.order("first")], [], 1)
+    heard(jobs, "first started")
+    keeper = jobs.keeper()
+    keeper.suspend()
+    for name in names:
+        jobs.processes.start([jobs.order(name, BIG=name * 10_000)], [], 99)
+    jobs.processes.signal({"first": 0}, 0)
+    with pytest.raises(BlockingIOError):
+        jobs.processes.go_on_beating("/nowhere", 1, 1.0)
+    assert jobs.hear() == ["first started"]
+    keeper.resume()
+    heard(jobs, "first started", *(f"{name} started" for name in names))
+    jobs.end("first", *names)
+    eventually(lambda: len(jobs.hear()) == 2 * len(names) + 2)
+    assert [jobs.began(name) for name in names] == [1] * len(names)
+
+
+def test_keeper_that_dies_while_it_is_stopped(jobs: Jobs) -> None:
+    """What waited for it goes with it, and is named; the next keeper gets nothing of that."""
+    jobs.processes.start([jobs.order("a")], [], 1)
+    heard(jobs, "a started")
+    keeper = jobs.keeper()
+    keeper.suspend()
+    names = [f"{number:02}" for number in range(40)]
+    for name in names:
+        jobs.processes.start([jobs.order(name, BIG=name * 10_000)], [], 99)
+    keeper.kill()
+    heard(jobs, "a started", "Unkept")
+    unkept = jobs.reports[-1]
+    assert isinstance(unkept, Unkept)
+    assert unkept.keys == {("a", 1), *((name, 1) for name in names)}
+    jobs.processes.start([jobs.order("b")], [], 1)
+    heard(jobs, "a started", "Unkept", "b started")
+    assert [jobs.began(name) for name in names] == [0] * len(names)
 
 
 def test_no_keeper_to_be_had(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
