@@ -43,6 +43,8 @@ Order = tuple[Key, str, list[str], str, str, str, dict[str, str]]
 LONGEST_MESSAGE = 1 << 17
 """Bytes; the daemon sends no longer ones, since what does not fit a read is cut off."""
 
+LONGEST_STATUS = 1 << 12
+
 WIDTH = 20
 """Digits of a beat, as in pmjq.lease."""
 
@@ -203,12 +205,12 @@ class Keeper:
             self.begin(order, STATUS & ~os.O_EXCL, tries)
         unwritten, self.unwritten = self.unwritten, []
         for status, line in unwritten:
-            self.write(status, line)
+            self.write(status, line, again=True)
 
     def reap(self) -> None:
-        """Record every job that has ended."""
+        """Record every job that has ended, and take leave of what ended jobs left running."""
         ended: list[tuple[object, ...]] = []
-        while self.jobs:
+        while True:
             try:
                 pid, wait_status, used = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
@@ -245,17 +247,13 @@ class Keeper:
         except OSError:
             return False
 
-    def write(self, status: str, line: str) -> None:
+    def write(self, status: str, line: str, *, again: bool = False) -> None:
         """Append a line to a status; one that cannot be written now is written later."""
         if self.unwritten and any(path == status for path, _ in self.unwritten):
             self.unwritten.append((status, line))
             return
         try:
-            fd = os.open(status, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-            try:
-                os.write(fd, line.encode())
-            finally:
-                os.close(fd)
+            append(status, line.encode(), again=again)
         except OSError as error:
             # Gone: the job was taken over, or its paperwork is cleared already. Where the paperwork
             # of all jobs is gone, the share is not mounted, and will be.
@@ -318,6 +316,29 @@ def adopt_orphans() -> bool:
         return int(ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
     except (ImportError, OSError, AttributeError):
         return False
+
+
+def append(path: str, line: bytes, *, again: bool) -> None:
+    """Append a line to a file that has no other writer.
+
+    ``again``: it was tried before, and some of the line may be there.
+    """
+    flags = os.O_RDWR if again else os.O_WRONLY
+    fd = os.open(path, flags | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        data = missing(os.read(fd, LONGEST_STATUS), line) if again else line
+        while data:
+            data = data[os.write(fd, data) :]
+    finally:
+        os.close(fd)
+
+
+def missing(text: bytes, line: bytes) -> bytes:
+    """Return what is to be written behind a text, so that it has a line once and whole."""
+    if text == line or text.endswith(b"\n" + line):
+        return b""
+    torn = text.rpartition(b"\n")[2]
+    return line[len(torn) :] if line.startswith(torn) else b"\n" + line
 
 
 def exists(path: str) -> bool:

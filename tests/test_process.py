@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import signal
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from conftest import eventually
+from pmjq import job
 from pmjq.keeper import LONGEST_MESSAGE
 from pmjq.process import Ended, Order, Processes, Report, Started, Unkept, Unstarted
 
@@ -255,6 +257,40 @@ def test_keeper_that_dies_while_it_is_stopped(jobs: Jobs) -> None:
     jobs.processes.start([jobs.order("b")], [], 1)
     heard(jobs, "a started", "Unkept", "b started")
     assert [jobs.began(name) for name in names] == [0] * len(names)
+
+
+def test_keeper_takes_leave_of_what_jobs_left(jobs: Jobs) -> None:
+    """What a job left running is no zombie when it ends, though no job has ended since."""
+    order = jobs.order("a")
+    gate = jobs.root / "a" / "gate"
+    behind = f"(until [ -e '{gate}' ]; do sleep 0.01; done) & {order.argv[-1]}"
+    jobs.processes.start([order._replace(argv=[SHELL, "-c", behind])], [], 1)
+    heard(jobs, "a started")
+    jobs.end("a")
+    heard(jobs, "a started", "a ended 0")
+    keeper = jobs.keeper()
+    assert eventually(keeper.children)
+    gate.touch()
+    eventually(lambda: not keeper.children())
+
+
+def test_end_that_a_full_disk_tears_is_written_whole(jobs: Jobs) -> None:
+    """Of the line about an end only the rest is written when there is room again."""
+    jobs.processes.start([jobs.order("a")], [], 1)
+    heard(jobs, "a started")
+    status = jobs.root / "a" / "status.1"
+    begun = eventually(status.read_bytes)
+    unlimited = resource.RLIM_INFINITY
+    keeper = jobs.keeper()
+    keeper.rlimit(psutil.RLIMIT_FSIZE, (len(begun) + 9, unlimited))
+    jobs.end("a")
+    heard(jobs, "a started", "a ended 0")
+    assert eventually(lambda: status.read_bytes().removeprefix(begun)).startswith(b"exit 0 ")
+    assert len(status.read_bytes()) == len(begun) + 9
+    keeper.rlimit(psutil.RLIMIT_FSIZE, (unlimited, unlimited))
+    eventually(lambda: status.read_bytes().endswith(b"\n") and status.read_bytes() != begun)
+    assert status.read_bytes().count(b"exit") == 1
+    assert job.status(status.read_bytes()).code == 0
 
 
 def test_no_keeper_to_be_had(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
