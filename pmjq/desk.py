@@ -62,10 +62,14 @@ class Doubt:
 
 @dataclass(slots=True)
 class Remains:
-    """A job that was told to stop and whose first process has ended; others may be left."""
+    """A job whose first process has ended, and others may be left.
+
+    It was told to stop, or is to run again for this ``reason``.
+    """
 
     run: Run
     status: Status
+    reason: str = "stopped with the daemon; it is restartable"
 
 
 class Desk:
@@ -87,6 +91,7 @@ class Desk:
         self.polled = 0.0
         self.outage = ""
         self.strays: dict[str, Run] = {}
+        self.stray_remains: dict[str, Run] = {}
         self.silenced: set[str] = set()
         self.rescan_at = 0.0
         self.claimed: dict[str, Claimed] = {}
@@ -118,7 +123,7 @@ class Desk:
     def busy(self) -> int:
         """Return how many slots are taken: what runs, is about to, or may."""
         known = self.executing() + self.allowed() + len(self.remains)
-        return known + len(self.doubts) + len(self.strays)
+        return known + len(self.doubts) + len(self.strays) + len(self.stray_remains)
 
     def executing(self) -> int:
         """Return how many jobs run, or are on their way to."""
@@ -141,10 +146,15 @@ class Desk:
             self.remains[job_id].run = told
         elif job_id in self.strays:
             self.strays[job_id] = told
+        elif job_id in self.stray_remains:
+            self.stray_remains[job_id] = told
 
     def unwanted(self) -> tuple[Run, ...]:
-        """Return what still runs of jobs that are another life's and may run again there."""
-        return tuple(run for run in self.strays.values() if run.attempt.spec.restartable)
+        """Return what still runs of jobs that are to run again: here, or as another life's."""
+        here = () if self.intent is Intent.KILL else self.remains.values()
+        runs = (*self.strays.values(), *(one.run for one in here))
+        again = tuple(run for run in runs if run.attempt.spec.restartable)
+        return (*again, *self.stray_remains.values())
 
     def restartable(self) -> dict[str, int]:
         """Return what may run, now or soon, and run again elsewhere: pids by id, 0 if not known.
@@ -154,6 +164,7 @@ class Desk:
         runs = {run.attempt.id: (run.attempt, run.pid) for run in list(self.running.values())}
         others = [*list(self.starting.values()), *(one.attempt for one in list(self.line.values()))]
         others += [doubt.attempt for doubt in list(self.doubts.values())]
+        others += [one.run.attempt for one in list(self.remains.values())]
         runs = {each.id: (each, 0) for each in others} | runs
         return {job_id: pid for job_id, (each, pid) in runs.items() if each.spec.restartable}
 
@@ -183,6 +194,7 @@ class Desk:
             if job_id not in self:
                 self.strays[job_id] = run
         self.strays = {**old.strays, **self.strays}
+        self.stray_remains = old.stray_remains
 
     def silence(self, job_ids: set[str]) -> None:
         """Take note that jobs were told to stop since this node's heartbeat does not get through.
@@ -257,7 +269,7 @@ class Desk:
 
     def ended(self, job_id: str, status: Status, now: float) -> None:
         """Take note that the process of an attempt has ended, or that nobody knows how it did."""
-        if self.strays.pop(job_id, None) is not None:
+        if self._stray_ended(job_id):
             return
         self.come_to(job_id, now)
         run = self.running.pop(job_id, None)
@@ -283,23 +295,38 @@ class Desk:
         else:
             self.remains[attempt.id] = Remains(told, status)
 
-    def gone(self, job_id: str, now: float) -> None:
-        """Take note that no process is left of a job that was told to stop."""
-        remains = self.remains.pop(job_id)
-        self.settle(remains.run.attempt, remains.status, now, told=True)
+    def clear_away(self, attempt: Attempt, status: Status, now: float, reason: str) -> None:
+        """Have an interrupted job returned as soon as nothing is left of it; what is left is ended.
 
-    def settle(self, attempt: Attempt, status: Status, now: float, *, told: bool = False) -> None:
-        """Decide what becomes of an attempt that is over."""
-        over = plan.outcome(attempt, status, now, told=told)
+        Its first process may be gone for long, and have left its number to a stranger.
+        """
+        run = Run(attempt, 0, status.started or 0.0, now)
+        self.remains[attempt.id] = Remains(run, status, reason)
+
+    def left_over(self) -> dict[str, int]:
+        """Return of which jobs something may be left: pids of their first processes, by id."""
+        pids = {job_id: one.run.pid for job_id, one in self.remains.items()}
+        return pids | {job_id: run.pid for job_id, run in self.stray_remains.items()}
+
+    def gone(self, job_id: str, now: float) -> None:
+        """Take note that no process is left of a job that was told to stop, or is to run again."""
+        self.stray_remains.pop(job_id, None)
+        remains = self.remains.pop(job_id, None)
+        if remains is None:
+            return
+        self.settle(remains.run.attempt, remains.status, now, told=remains.reason)
+
+    def settle(self, attempt: Attempt, status: Status, now: float, *, told: str = "") -> None:
+        """Decide what becomes of an attempt that is over; ``told``: why one may run again."""
+        over = plan.outcome(attempt, status, now, told=bool(told))
         if told and attempt.spec.restartable and over.state is not State.DONE:
-            reason = "stopped with the daemon; it is restartable"
-            self.returning[attempt.id] = Return(attempt, reason, stopped=True)
+            self.returning[attempt.id] = Return(attempt, told, stopped=True)
         else:
             self.over[attempt.id] = over
 
     def doubt(self, job_id: str, now: float) -> None:
         """Set aside an attempt that starts or runs until its status has been read."""
-        self.strays.pop(job_id, None)
+        self._stray_ended(job_id)
         self.come_to(job_id, now)
         run = self.running.pop(job_id, None)
         attempt = run.attempt if run else self.starting.pop(job_id, None)
@@ -309,6 +336,12 @@ class Desk:
         self.forecast = self.forecast.ended(now, duration, None, 1.0)
         told = run if run is not None and run.told is not None else None
         self.doubts[job_id] = Doubt(attempt, now, now, told=told)
+
+    def _stray_ended(self, job_id: str) -> bool:
+        stray = self.strays.pop(job_id, None)
+        if stray is not None and stray.attempt.spec.restartable:
+            self.stray_remains[job_id] = stray
+        return stray is not None
 
     def resolved(self, attempt: Attempt) -> None:
         """Take note that an attempt is not in doubt any more."""
@@ -333,7 +366,7 @@ class Desk:
         if self.intent is Intent.KILL:
             grace = max(grace, plan.SHORTEST_GRACE)
             times += [(run.told or now) + grace for run in self.stopping()]
-        if self.remains:
+        if self.remains or self.stray_remains:
             times.append(now + REMAINS_PAUSE)
         if self.unseen:
             times.append(now + SOON)

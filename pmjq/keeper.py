@@ -16,6 +16,9 @@ it anything:
   execve failed.
 * It waits for the job and writes ``exit CODE AT USER SYSTEM RSS``.
 
+Every process of a job has the job's ``mark`` as its limit of file locks, so the daemon can tell
+whose it is when parent, session and environment are gone.
+
 A message is MOST, RECALL, NOW, LINE, TOLD and HEART. NOW is started at once. LINE is started in
 its order while fewer than MOST jobs run, so that a slot that becomes free waits for nobody. RECALL
 empties the line first; what stood in it is reported as not started. TOLD are jobs that are told to
@@ -31,6 +34,7 @@ chdir before the spawn.
 import errno
 import marshal
 import os
+import resource
 import select
 import signal
 import sys
@@ -60,6 +64,12 @@ PR_SET_CHILD_SUBREAPER = 36
 
 MOST_COUNTED = 100
 """Jobs beside which it is still worth counting the children after an end."""
+
+RLIMIT_LOCKS = 10
+"""From asm-generic/resource.h. Linux has not enforced it since 2.4.25, see getrlimit(2)."""
+
+MARKED = 1 << 61
+"""A limit that nobody sets."""
 
 RESET = signal.valid_signals()
 """A job must find all signals as a login gives them.
@@ -93,6 +103,7 @@ class Keeper:
         self.reports: list[tuple[object, ...]] = []
         self.pid = os.getpid()
         self.start = start_time(self.pid)
+        self.locks = resource.getrlimit(RLIMIT_LOCKS)
         self.adopts = adopt_orphans()
         self.children = f"/proc/self/task/{self.pid}/children"
         self.poll = select.poll()
@@ -163,6 +174,9 @@ class Keeper:
             (os.POSIX_SPAWN_DUP2, 1, 2),
             (os.POSIX_SPAWN_OPEN, STATUS_FD, status, flags, 0o644),
         ]
+        if self.connected:
+            # The next daemon must not take this process for one of the job's.
+            limit_locks(mark(key[0]), self.locks[1])
         try:
             os.chdir(work)
             at = time.time()
@@ -182,6 +196,7 @@ class Keeper:
             line = f"started {pid} {start_time(pid)} {at:.6f} {self.pid} {self.start}\n"
             self.write(status, line)
             self.reports.append(("started", key, pid, at))
+        limit_locks(*self.locks)
         os.chdir("/")
 
     def not_begun(self, order: Order, number: int, flags: int, tries: int) -> None:
@@ -316,6 +331,26 @@ def adopt_orphans() -> bool:
         return int(ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
     except (ImportError, OSError, AttributeError):
         return False
+
+
+def mark(job_id: str) -> int:
+    """Return the limit of file locks by which the processes of a job are known.
+
+    It is the one thing that a process has from its parent for good and that is of no use to it. A
+    new session, an empty environment or an end of the parent changes nothing about it. 0: none.
+    """
+    try:
+        return MARKED | int(job_id.replace("-", "")[:15], 16)
+    except ValueError:
+        return 0
+
+
+def limit_locks(soft: int, hard: int) -> None:
+    """Limit the file locks of this process; where that is not allowed nothing is lost."""
+    try:
+        resource.setrlimit(RLIMIT_LOCKS, (soft, hard))
+    except (OSError, ValueError):
+        return
 
 
 def append(path: str, line: bytes, *, again: bool) -> None:

@@ -71,12 +71,12 @@ class Look:
         outside, desk = self.outside, self.desk
         now = outside.now()
         self._hear(now)
-        self._see_remains(now)
         if desk.outage:
             return View(now=now)
         if desk.doubtful:
             self._reload(now)
         self._resolve(now)
+        self._see_remains(now)
         self._entries.refresh(now)
         room = self._room(now)
         replace = room > 0 or self._replaceable(now)
@@ -177,9 +177,8 @@ class Look:
                     desk.doubt(job_id, now)
 
     def _see_remains(self, now: float) -> None:
-        remains = self.desk.remains
-        if remains:
-            leaders = {job_id: one.run.pid for job_id, one in remains.items()}
+        leaders = self.desk.left_over()
+        if leaders:
             for job_id in leaders.keys() - self.outside.processes.left(leaders):
                 self.desk.gone(job_id, now)
 
@@ -251,7 +250,7 @@ class Look:
             desk.resolved(attempt)
             if doubt.told is None and plan.stopped_unseen(attempt, status):
                 reason = "was ended by a signal while nobody looked; it is restartable"
-                desk.returning[attempt.id] = Return(attempt, reason, stopped=True)
+                desk.clear_away(attempt, status, now, reason)
             else:
                 desk.finish(attempt, status, now, doubt.told)
         elif status is not None and status.error is not None:
@@ -282,6 +281,9 @@ class Look:
         desk.resolved(attempt)
         if doubt.told is not None:
             desk.finish(attempt, status, now, doubt.told)
+        elif attempt.spec.restartable and not doubt.rebooted:
+            # Its first process is gone, which says nothing of the others.
+            desk.clear_away(attempt, status, now, "was interrupted; it is restartable")
         elif attempt.spec.restartable:
             reason = "was interrupted; it is restartable"
             desk.returning[attempt.id] = Return(attempt, reason, stopped=True)

@@ -1,7 +1,8 @@
 """What the kernel tells about this machine and its processes.
 
 The only module that reads the load average and /proc. psutil reads what it knows to read; the
-number of runnable threads, a pid namespace and the type of a file system it does not.
+number of runnable threads, a pid namespace, the type of a file system and whose job a process
+belongs to it does not.
 """
 
 from __future__ import annotations
@@ -9,12 +10,18 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import resource
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
+from pmjq.keeper import RLIMIT_LOCKS, mark
 from pmjq.node import Machine, Reading
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
 
 NETWORK = frozenset(
     {
@@ -42,6 +49,9 @@ NETWORK = frozenset(
 
 On these the kernel cannot tell whether a file is still open.
 """
+
+DEEPEST_TREE = 256
+"""Generations of processes looked through: parents may change while they are read."""
 
 START_FIELD = 19
 """Index of the start time in /proc/PID/stat behind the name; field 22 in proc(5)."""
@@ -93,6 +103,43 @@ def alive(pid: int, start: int) -> bool:
     return pid > 0 and start > 0 and start_time(pid) == start
 
 
+def members(
+    ids: set[str], leaders: Mapping[str, int], keepers: Collection[int] = ()
+) -> dict[str, list[int]]:
+    """Return the processes of jobs by id, in one pass over /proc.
+
+    Those of a job are its session, whoever has its mark or its PMJQ_ID, and the descendants of
+    all these. ``leaders``: the pids of their first processes, by id; 0 where that is not known.
+    ``keepers`` belong to no job: one that is just starting a job has its mark for that moment.
+    """
+    by_session = {pid: job_id for job_id, pid in leaders.items() if pid}
+    by_mark = {mark(job_id): job_id for job_id in ids}
+    by_mark.pop(0, None)
+    strangers = {os.getpid(), *keepers}
+    parents: dict[int, int] = {}
+    owner: dict[int, str] = {}
+    for process in psutil.process_iter(["ppid"]):
+        pid = process.pid
+        parents[pid] = process.info["ppid"] or 0
+        if pid in strangers:
+            continue
+        job_id = by_session.get(_session(pid)) or by_mark.get(_mark(pid)) or _environment_id(pid)
+        if job_id in ids:
+            owner[pid] = job_id
+    for pid in parents:
+        line: int = pid
+        seen: list[int] = []
+        while line and line not in owner and line not in strangers and len(seen) < DEEPEST_TREE:
+            seen.append(line)
+            line = parents.get(line, 0)
+        if line in owner:
+            owner.update(dict.fromkeys(seen, owner[line]))
+    found: dict[str, list[int]] = {job_id: [] for job_id in ids}
+    for pid, job_id in owner.items():
+        found[job_id].append(pid)
+    return found
+
+
 def file_system(path: str) -> str:
     """Return the type of the file system that a path is on; empty if unknown.
 
@@ -119,6 +166,37 @@ def _same_device(path: str, device: int) -> bool:
         return os.stat(path).st_dev == device
     except OSError:
         return False
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return 0
+
+
+def _mark(pid: int) -> int:
+    """Return the soft limit of file locks of a process; 0 if that is not to be known."""
+    try:
+        return resource.prlimit(pid, RLIMIT_LOCKS)[0]
+    except PermissionError:
+        # Of another user, which a program that is set-user-id makes a job's process.
+        for line in _text(f"/proc/{pid}/limits").splitlines():
+            if line.startswith("Max file locks"):
+                soft = line.split()[3]
+                return int(soft) if soft.isdigit() else 0
+    except OSError:
+        pass
+    return 0
+
+
+def _environment_id(pid: int) -> str:
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return ""
+    _, _, rest = (b"\0" + environment).partition(b"\0PMJQ_ID=")
+    return rest.partition(b"\0")[0].decode("ascii", "replace")
 
 
 def _runnable() -> int:

@@ -26,8 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import psutil
-
 from pmjq import probe
 from pmjq.job import Usage
 from pmjq.keeper import LONGEST_MESSAGE
@@ -39,9 +37,6 @@ KEEPER = str(Path(__file__).with_name("keeper.py"))
 
 Key = tuple[str, int]
 """Id and number of an attempt."""
-
-DEEPEST_TREE = 256
-"""Generations of processes looked through: parents may change while they are read."""
 
 ORDERS_IN_A_MESSAGE = 16
 """The keeper reports between two messages. An order is some 2 kB, with long paths up to 40 kB."""
@@ -278,27 +273,27 @@ class Processes:
 
     def find(self, job_id: str) -> tuple[int, int] | None:
         """Return pid and start time of the eldest process with this job's id in its environment."""
-        found = _members({job_id}).get(job_id, [])
+        found = self._members({job_id}).get(job_id, [])
         pairs = sorted((probe.start_time(pid), pid) for pid in found)
         return next(((pid, start) for start, pid in pairs if start), None)
 
     def left(self, jobs: Mapping[str, int]) -> set[str]:
         """Return the jobs of whose trees a process is left; zombies do not count."""
-        members = _members(set(jobs), jobs)
+        members = self._members(set(jobs), jobs)
         return {job_id for job_id, pids in members.items() if any(map(probe.start_time, pids))}
 
     def signal(self, jobs: Mapping[str, int], number: int) -> None:
         """Send a signal to the whole tree of each job.
 
-        ``jobs``: the pids of their first processes, by id; 0 where that is not known. A tree is the
-        job's session, its descendants, and whoever still has its PMJQ_ID in the environment.
+        ``jobs``: the pids of their first processes, by id; 0 where that is not known. What a tree
+        is, ``probe.members`` tells.
         """
         told = [key for key in list(self._kept) if key[0] in jobs]
         if told and self._socket is not None:
             with contextlib.suppress(OSError):
                 own = max(0, self._most - len(self._adopted))
                 self._tell(own, told=told)
-        for pids in _members(set(jobs), jobs).values():
+        for pids in self._members(set(jobs), jobs).values():
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, number)
@@ -314,6 +309,13 @@ class Processes:
             os.close(fd)
         self._adopted.clear()
         self._epoll.close()
+
+    def _members(
+        self, ids: set[str], leaders: Mapping[str, int] | None = None
+    ) -> dict[str, list[int]]:
+        """Return the processes of jobs by id."""
+        keepers = [*self._former, *([self._keeper] if self._keeper else [])]
+        return probe.members(ids, leaders or {}, {keeper.pid for keeper in keepers})
 
     def _start_keeper(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -387,48 +389,3 @@ def _report(values: tuple[Any, ...]) -> Started | Unstarted | Ended:
         case ("ended", key, code, at, user, system, rss, alone):
             return Ended(key, code, at, Usage(user, system, rss), alone)
     raise AssertionError(f"the keeper reported {values!r}")
-
-
-def _members(ids: set[str], leaders: Mapping[str, int] | None = None) -> dict[str, list[int]]:
-    """Return the processes of jobs by id, in one pass over /proc."""
-    leaders = leaders or {}
-    by_session = {pid: job_id for job_id, pid in leaders.items() if pid}
-    parents: dict[int, int] = {}
-    owner: dict[int, str] = {}
-    me = os.getpid()
-    for process in psutil.process_iter(["ppid"]):
-        pid = process.pid
-        parents[pid] = process.info["ppid"] or 0
-        if pid == me:
-            continue
-        job_id = by_session.get(_session(pid)) or _environment_id(pid)
-        if job_id in ids:
-            owner[pid] = job_id
-    for pid in parents:
-        line: int = pid
-        seen: list[int] = []
-        while line and line not in owner and line != me and len(seen) < DEEPEST_TREE:
-            seen.append(line)
-            line = parents.get(line, 0)
-        if line in owner:
-            owner.update(dict.fromkeys(seen, owner[line]))
-    members: dict[str, list[int]] = {job_id: [] for job_id in ids}
-    for pid, job_id in owner.items():
-        members[job_id].append(pid)
-    return members
-
-
-def _session(pid: int) -> int:
-    try:
-        return os.getsid(pid)
-    except OSError:
-        return 0
-
-
-def _environment_id(pid: int) -> str:
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return ""
-    _, _, rest = (b"\0" + environment).partition(b"\0PMJQ_ID=")
-    return rest.partition(b"\0")[0].decode("ascii", "replace")

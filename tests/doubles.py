@@ -21,6 +21,7 @@ import contextlib
 import errno
 import itertools
 import os
+import signal
 import stat as modes
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -857,7 +858,10 @@ class Process:
 
 
 class World:
-    """One machine: its disk, its clock, and all processes, which live on when a daemon dies."""
+    """One machine: its disk, its clock, and all processes, which live on when a daemon dies.
+
+    ``leftovers``: the ids of jobs that leave a process behind which only KILL ends.
+    """
 
     def __init__(self, disk: MemDisk) -> None:
         self.disk = disk
@@ -871,6 +875,7 @@ class World:
         self.holding = False
         self.held: list[tuple[Keeper, Order]] = []
         self.dies_in_start: set[str] = set()
+        self.leftovers: set[str] = set()
         self.lined = self.recalled = self.most_running = 0
         self._pids = itertools.count(100)
         self._chance = itertools.count(1)
@@ -1103,10 +1108,13 @@ class FakeProcesses:
         return (min(found), min(found) * 100) if found else None
 
     def left(self, jobs: Mapping[str, int]) -> set[str]:
-        return {each.key[0] for each in self.world.running.values()} & set(jobs)
+        running = {each.key[0] for each in self.world.running.values()}
+        return (running | self.world.leftovers) & set(jobs)
 
     def signal(self, jobs: Mapping[str, int], number: int) -> None:
         self.signals.append((number, dict(jobs)))
+        if number == signal.SIGKILL:
+            self.world.leftovers -= set(jobs)
         for job_id in jobs:
             for process in list(self.world.running.values()):
                 if process.key[0] == job_id:

@@ -307,8 +307,60 @@ def test_finish_is_for_what_was_in_doubt(desk: Desk, told: Run | None) -> None:
     assert places(desk) == (["over"] if told is None else ["remains"])
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_settle_is_for_what_was_in_no_other_place(desk: Desk, *, told: bool) -> None:
+def test_interrupted_job_is_returned_when_nothing_of_it_is_left(desk: Desk) -> None:
+    """What its first process left running has to end before the job runs again, and is ended."""
+    desk.clear_away(RESTARTABLE, Status(started=1000.0, pid=7), 12.0, "was interrupted")
+    assert (places(desk), desk.busy()) == (["remains"], 1)
+    # Nobody knows whose number its first process's is by now.
+    assert desk.left_over() == {"a": 0}
+    (run,) = desk.unwanted()
+    assert (run.attempt, run.told) == (RESTARTABLE, None)
+    desk.tell(run, 13.0)
+    assert desk.deadlines(13.0, 10.0)[1:] == [13.0 + REMAINS_PAUSE, 23.0]
+    desk.gone("a", 14.0)
+    assert places(desk) == ["returning"]
+    assert desk.returning["a"] == Return(RESTARTABLE, "was interrupted", stopped=True)
+    assert (desk.unwanted(), desk.left_over(), desk.busy()) == ((), {}, 0)
+
+
+def test_remains_are_signalled_once_when_the_daemon_kills(desk: Desk) -> None:
+    """What is left of a restartable job is stopped with all others then, and not beside them."""
+    desk.clear_away(RESTARTABLE, Status(), 12.0, "was interrupted")
+    assert len(desk.unwanted()) == 1
+    desk.intent = Intent.KILL
+    assert desk.unwanted() == ()
+    assert [run.attempt for run in desk.stopping()] == [RESTARTABLE]
+
+
+def test_remains_of_a_job_that_may_run_elsewhere_are_stopped_in_time(desk: Desk) -> None:
+    """Whoever is cut off ends what is left of restartable jobs as well."""
+    desk.clear_away(RESTARTABLE, Status(), 12.0, "was interrupted")
+    assert desk.restartable() == {"a": 0}
+
+
+@pytest.mark.parametrize("heard", ["ended", "doubt"])
+def test_what_a_stray_leaves_is_unwanted(desk: Desk, heard: str) -> None:
+    """A job that is another life's and may run again there is not over with its first process."""
+    stray = Run(RESTARTABLE, 7, 0.0, 0.0)
+    desk.strays["a"] = stray
+    if heard == "ended":
+        desk.ended("a", Status(code=-15), 12.0)
+    else:
+        desk.doubt("a", 12.0)
+    assert (desk.strays, desk.unwanted(), desk.left_over()) == ({}, (stray,), {"a": 7})
+    assert desk.busy() == 1
+    desk.tell(stray, 13.0)
+    assert desk.unwanted() == (replace(stray, told=13.0),)
+    assert 13.0 + REMAINS_PAUSE in desk.deadlines(13.0, 10.0)
+    other = Desk(desk.backlog.rules)
+    other.inherit(desk, 14.0)
+    assert other.left_over() == {"a": 7}
+    desk.gone("a", 15.0)
+    assert (desk.unwanted(), desk.busy(), places(desk)) == ((), 0, [])
+
+
+@pytest.mark.parametrize("told", ["", "why"])
+def test_settle_is_for_what_was_in_no_other_place(desk: Desk, told: str) -> None:
     """An attempt whose status was read from disk is judged like one that was reported."""
     desk.settle(A, Status(code=-15), 12.0, told=told)
     assert places(desk) == ["over"]

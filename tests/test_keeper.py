@@ -1,17 +1,39 @@
-"""The rules of what a keeper writes; what it does is in test_process."""
+"""The rules of what a keeper writes and of the mark of jobs; what it does is in test_process."""
 
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
 from pmjq import keeper
-from pmjq.keeper import append, missing
+from pmjq.keeper import RLIMIT_LOCKS, append, limit_locks, mark, missing
+from values import ID
 
 LINE = b"exit 0 1700000001.0 0.5 0.25 4096\n"
 FIRST = b"started 77 7700 1700000000.0 78 7800\n"
+
+
+def test_mark_is_a_jobs_own() -> None:
+    """Two ids have two marks, and none is a limit that anybody sets."""
+    assert mark(ID) == mark(ID)
+    assert mark(ID) != mark(ID.replace("0b5f", "0b50"))
+    assert 1 << 61 <= mark(ID) < 1 << 62
+
+
+@pytest.mark.parametrize("job_id", ["", "-", "job", "\udcff"])
+def test_what_is_no_id_has_no_mark(job_id: str) -> None:
+    """Nothing but an id is a number."""
+    assert mark(job_id) == 0
+
+
+def test_limit_that_may_not_be_set_is_left() -> None:
+    """Where the limit is lower already, jobs do without a mark."""
+    before = resource.getrlimit(RLIMIT_LOCKS)
+    limit_locks(2, 1)
+    assert resource.getrlimit(RLIMIT_LOCKS) == before
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
 from conftest import eventually
 from pmjq import probe
+from pmjq.keeper import RLIMIT_LOCKS, mark
 from pmjq.node import Machine
+from values import ID
 
 
 def test_reading_is_the_kernels() -> None:
@@ -64,8 +68,10 @@ def test_what_the_system_does_not_tell() -> None:
 
 def test_machine_is_this_one() -> None:
     """What tells machine, boot and pid namespace apart is all there."""
-    me = probe.machine()
-    assert me == probe.machine()
+    me, again = probe.machine(), probe.machine()
+    assert me == msgspec.structs.replace(again, booted=me.booted)
+    # Two clocks are read one after the other.
+    assert me.booted == pytest.approx(again.booted, abs=60)
     assert (me.pid, me.start) == (os.getpid(), probe.start_time(os.getpid()))
     assert me.boot == Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     assert me.space == os.readlink("/proc/self/ns/pid")
@@ -109,6 +115,44 @@ def test_no_process(pid: int) -> None:
     assert probe.start_time(pid) == 0
     assert not probe.alive(pid, 0)
     assert not probe.alive(pid, 5)
+
+
+SLEEPS = ["/bin/sleep", "60"]
+
+
+def test_members_are_told_by_session_mark_or_environment() -> None:
+    """Any of these makes a process a job's, and so its descendants; nothing else does."""
+    with (
+        subprocess.Popen(SLEEPS, start_new_session=True) as led,
+        subprocess.Popen(SLEEPS, env={}) as bare,
+        subprocess.Popen(SLEEPS, env={"A": "1", "PMJQ_ID": ID}) as named,
+        subprocess.Popen(SLEEPS, env={"PMJQ_ID": f"{ID}0"}) as other,
+    ):
+        resource.prlimit(bare.pid, RLIMIT_LOCKS, (mark(ID), resource.RLIM_INFINITY))
+        leading = probe.members({ID}, {ID: led.pid})[ID]
+        assert set(leading) == {led.pid, bare.pid, named.pid}
+        assert set(probe.members({ID}, {})[ID]) == {bare.pid, named.pid}
+        assert probe.members({ID}, {}, {bare.pid})[ID] == [named.pid]
+        assert probe.members({"9"}, {}) == {"9": []}
+        for process in (led, bare, named, other):
+            process.kill()
+
+
+def test_mark_of_a_process_that_may_not_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set-user-id program's is read where everybody may read it; that of nobody is none."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    before = resource.getrlimit(RLIMIT_LOCKS)
+    monkeypatch.setattr(resource, "prlimit", refuse)
+    assert probe._mark(os.getpid()) == 0
+    resource.setrlimit(RLIMIT_LOCKS, (mark(ID), before[1]))
+    try:
+        assert probe._mark(os.getpid()) == mark(ID)
+    finally:
+        resource.setrlimit(RLIMIT_LOCKS, before)
+    assert probe._mark(2**22 + 1) == 0
 
 
 def test_file_system_is_that_of_the_mount(tmp_path: Path) -> None:

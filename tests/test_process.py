@@ -14,9 +14,10 @@ import psutil
 import pytest
 
 from conftest import eventually
-from pmjq import job
-from pmjq.keeper import LONGEST_MESSAGE
+from pmjq import job, probe
+from pmjq.keeper import LONGEST_MESSAGE, RLIMIT_LOCKS
 from pmjq.process import Ended, Order, Processes, Report, Started, Unkept, Unstarted
+from values import ID
 
 SHELL = "/bin/sh"
 
@@ -257,6 +258,53 @@ def test_keeper_that_dies_while_it_is_stopped(jobs: Jobs) -> None:
     jobs.processes.start([jobs.order("b")], [], 1)
     heard(jobs, "a started", "Unkept", "b started")
     assert [jobs.began(name) for name in names] == [0] * len(names)
+
+
+def left(jobs: Jobs) -> bool:
+    """Tell whether anything is left of the job."""
+    return jobs.processes.left({ID: 0}) == {ID}
+
+
+def hiding(jobs: Jobs) -> tuple[Order, Path]:
+    """Return a job that leaves a process without its session, parent and environment, and where.
+
+    It ends by ``end ID`` as the others do.
+    """
+    order = jobs.order(ID)
+    pid = jobs.root / ID / "pid"
+    hidden = f"setsid env -i {SHELL} -c 'echo $$ >{pid}.new; mv {pid}.new {pid}; exec sleep 60'"
+    return order._replace(argv=[SHELL, "-c", f"({hidden} &); {order.argv[-1]}"]), pid
+
+
+@pytest.mark.parametrize("keeper", ["its own", "a former one"])
+def test_nothing_of_a_job_hides_from_its_end(jobs: Jobs, keeper: str) -> None:
+    """What has left its session, its parent and its environment is a job's all the same."""
+    order, pid = hiding(jobs)
+    jobs.processes.start([order, jobs.order("b")], [], 2)
+    heard(jobs, f"{ID} started", "b started")
+    eventually(pid.exists)
+    if keeper == "a former one":
+        jobs.processes.close()
+        jobs.processes = Processes()
+    jobs.end(ID)
+    eventually(lambda: "exit 0" in (jobs.root / ID / "status.1").read_text())
+    assert left(jobs)
+    jobs.processes.signal({ID: 0}, signal.SIGKILL)
+    eventually(lambda: not left(jobs))
+    assert not probe.start_time(int(pid.read_text()))
+    jobs.end("b")
+    eventually(lambda: "exit 0" in (jobs.root / "b" / "status.1").read_text())
+
+
+def test_keeper_is_no_jobs(jobs: Jobs) -> None:
+    """It has the mark of a job for no longer than it takes to start it."""
+    jobs.processes.start([jobs.order(ID)], [], 1)
+    heard(jobs, f"{ID} started")
+    assert jobs.keeper().rlimit(RLIMIT_LOCKS) == psutil.Process().rlimit(RLIMIT_LOCKS)
+    assert left(jobs)
+    jobs.end(ID)
+    heard(jobs, f"{ID} started", f"{ID} ended 0")
+    assert not left(jobs)
 
 
 def test_keeper_takes_leave_of_what_jobs_left(jobs: Jobs) -> None:

@@ -216,6 +216,22 @@ def test_new_life_stops_what_may_run_again_elsewhere() -> None:
     assert new.turn.desk.busy() >= 2
 
 
+def test_new_life_ends_what_a_stray_leaves() -> None:
+    """What may run again elsewhere is stopped with all that it has left here."""
+    world = machine(rjob=1e6)
+    old = Daemon(world, A)
+    assert old.run(lambda: bool(old.turn.desk.running), within=20.0)
+    (job_id,) = old.turn.desk.running
+    new = Daemon(world, replace(A, node="new"))
+    new.turn.desk.inherit(old.turn.desk, world.clock.now())
+    world.leftovers.add(job_id)
+    assert new.run(lambda: bool(new.processes.signals), within=10.0)
+    new.turn.desk.ended(job_id, Status(code=-15), world.clock.now())
+    assert new.run(lambda: new.turn.desk.busy() == 0, within=60.0)
+    assert [number for number, _ in new.processes.signals] == [15, 9]
+    assert not world.leftovers
+
+
 def test_strays_are_forgotten_when_they_end() -> None:
     """And leave no other trace."""
     world = machine()

@@ -370,6 +370,32 @@ def test_keeper_is_lost_while_the_job_runs(content: bytes, *, starting: bool) ->
     assert world.executions == {"job": 1 + again}
 
 
+@pytest.mark.parametrize("keeper", ["lost", "kept"])
+def test_interrupted_job_runs_again_when_nothing_of_it_is_left(keeper: str) -> None:
+    """What an interrupted job has left is told to end, and killed, before the job runs again."""
+    world = machine("job", content=RESTARTABLE, seconds=100.0)
+    daemon = Daemon(world, Place())
+    job_id = running(daemon)
+    (process,) = world.running.values()
+    if keeper == "lost":
+        world.lose_keeper(world.keepers[0])
+    else:
+        daemon.stop()
+        daemon = Daemon(world, Place())
+    assert daemon.run(lambda: bool(daemon.processes.adopted), within=10.0)
+    world.leftovers.add(job_id)
+    world.end(process, -9)
+    assert daemon.run(lambda: bool(daemon.turn.desk.remains), within=10.0)
+    ended = world.clock.now()
+    assert daemon.run(lambda: bool(daemon.turn.desk.running), within=60.0)
+    assert world.clock.now() >= ended + 10.0
+    assert daemon.processes.signals == [(15, {job_id: 0}), (9, {job_id: 0})]
+    assert not world.leftovers
+    finish(daemon)
+    assert states(world) == {"job": State.DONE}
+    assert world.executions == {"job": 2}
+
+
 def test_keeper_is_lost_after_the_end() -> None:
     """An end that the keeper wrote down and could not report any more is read from the disk."""
     world = machine("job")
