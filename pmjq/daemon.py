@@ -111,6 +111,7 @@ class Daemon:
         finally:
             self.processes.close()
             lock.release(held)
+            self.log.flush()
         return 1 if self.options.once and self.turn.desk.filing else 0
 
     def _ground(self) -> Ground:

@@ -56,6 +56,7 @@ def test_another_spool_in_its_place_is_not_touched(
     assert daemon.turn is turn
     assert daemon.lives.fenced
     assert len(list((tmp_path / ".pmjq" / "node").iterdir())) == 1
+    daemon.log.flush()
     assert capfd.readouterr().err.count("life.failed") == 1
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import re
+import resource
+import select
 import subprocess
 import sys
+import threading
+import time
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +22,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pmjq.log import Log, _as_json, _Output
+from conftest import eventually
+from pmjq.log import PATIENCE, Log, _as_json, _Output
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 STYLES = ["console", "json"]
 
 
-def lines(capfd: pytest.CaptureFixture[str]) -> list[str]:
-    """Return what was written to standard error, which ends in a newline."""
+def lines(log: Log, capfd: pytest.CaptureFixture[str]) -> list[str]:
+    """Return what a log has written to standard error, which ends in a newline."""
+    log.flush()
     out, err = capfd.readouterr()
     assert (out, err[-1:]) == ("", "\n")
     return err[:-1].split("\n")
@@ -33,9 +42,10 @@ def lines(capfd: pytest.CaptureFixture[str]) -> list[str]:
 
 def test_json_is_one_object_per_line(capfd: pytest.CaptureFixture[str]) -> None:
     """Machines read time, level, event, then the keys in the order in which they were given."""
-    Log("json").logger.info("job.ended", job="train.sh", exit_code=0, seconds=1.5, ok=True)
-    Log("json").logger.warning("job.fenced", job="a\nb", none=None)
-    first, second = [json.loads(line) for line in lines(capfd)]
+    log = Log("json")
+    log.logger.info("job.ended", job="train.sh", exit_code=0, seconds=1.5, ok=True)
+    log.logger.warning("job.fenced", job="a\nb", none=None)
+    first, second = [json.loads(line) for line in lines(log, capfd)]
     assert list(first) == ["timestamp", "level", "event", "job", "exit_code", "seconds", "ok"]
     assert list(first.values())[1:] == ["info", "job.ended", "train.sh", 0, 1.5, True]
     assert list(second.values())[1:] == ["warning", "job.fenced", "a\nb", None]
@@ -43,15 +53,17 @@ def test_json_is_one_object_per_line(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_json_times_are_utc(capfd: pytest.CaptureFixture[str]) -> None:
     """A time stamp says its zone."""
-    Log("json").logger.info("daemon.started")
-    (line,) = lines(capfd)
+    log = Log("json")
+    log.logger.info("daemon.started")
+    (line,) = lines(log, capfd)
     assert datetime.fromisoformat(json.loads(line)["timestamp"]).utcoffset() == timedelta(0)
 
 
 def test_console_is_for_people(capfd: pytest.CaptureFixture[str]) -> None:
     """People read the time of day, level, event and keys; in no colours without a terminal."""
-    Log("console").logger.error("end.failed", reason="No space left", path="/a", again_in=1.0)
-    (line,) = lines(capfd)
+    log = Log("console")
+    log.logger.error("end.failed", reason="No space left", path="/a", again_in=1.0)
+    (line,) = lines(log, capfd)
     assert re.fullmatch(
         r"\d\d:\d\d:\d\d \[error +\] end\.failed +again_in=1\.0 path=/a reason='No space left'|"
         r"\d\d:\d\d:\d\d \[error +\] end\.failed +reason='No space left' path=/a again_in=1\.0",
@@ -62,20 +74,26 @@ def test_console_is_for_people(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("style", STYLES)
 def test_debug_is_not_logged(style: str, capfd: pytest.CaptureFixture[str]) -> None:
     """What only a developer reads is in no log."""
-    Log(style).logger.debug("x")
+    log = Log(style)
+    log.logger.debug("x")
+    log.flush()
     assert capfd.readouterr() == ("", "")
 
 
 def test_auto_is_json_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     """A log that goes to a file or to journald is for machines."""
-    Log("auto").logger.info("daemon.started")
-    assert json.loads(lines(capfd)[0])["event"] == "daemon.started"
+    log = Log("auto")
+    log.logger.info("daemon.started")
+    assert json.loads(lines(log, capfd)[0])["event"] == "daemon.started"
 
 
 def on_a_terminal(**environment: str) -> bytes:
     """Return what `auto` writes to a terminal."""
     master, slave = pty.openpty()
-    code = "from pmjq.log import Log; Log('auto').logger.info('daemon.started', node='a')"
+    code = (
+        "from pmjq.log import Log; log = Log('auto');"
+        "log.logger.info('daemon.started', node='a'); log.flush()"
+    )
     kept = {
         key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "FORCE_COLOR"}
     }
@@ -102,8 +120,9 @@ def test_no_value_breaks_a_line_or_a_terminal(
     style: str, value: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A job's name can neither begin a line of its own nor tell the terminal what to do."""
-    Log(style).logger.info("job.ended", job=value)
-    (line,) = lines(capfd)
+    log = Log(style)
+    log.logger.info("job.ended", job=value)
+    (line,) = lines(log, capfd)
     assert line.isprintable()
     if style == "json":
         assert json.loads(line)["job"] == value
@@ -114,8 +133,9 @@ def test_bytes_that_are_no_text_keep_the_event(
     style: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A path that is not UTF-8 costs neither the line nor the name of its event."""
-    Log(style).logger.info("job.ended", job="a\udcff", exit_code=0)
-    (line,) = lines(capfd)
+    log = Log(style)
+    log.logger.info("job.ended", job="a\udcff", exit_code=0)
+    (line,) = lines(log, capfd)
     assert re.search(r"job\.ended\b", line)
     if style == "console":
         assert "a\\udcff" in line
@@ -150,10 +170,11 @@ def test_any_keys_and_values_are_one_line(keys: dict[str, Any]) -> None:
 
 def test_text_is_exact_where_it_is_text(capfd: pytest.CaptureFixture[str]) -> None:
     """A value that is no text costs no other value anything, and nor does a terminal's safety."""
-    Log("json").logger.info(
+    log = Log("json")
+    log.logger.info(
         "x", bad="\udcff", good="gr\u00f6\u00dfe \U0001f600", odd="\x9b\U000e0001", n=1.5
     )
-    (line,) = lines(capfd)
+    (line,) = lines(log, capfd)
     assert "gr\u00f6\u00dfe \U0001f600" in line
     told = json.loads(line)
     assert list(told.values())[3:] == [
@@ -174,9 +195,11 @@ def test_full_disk_costs_lines_not_the_daemon() -> None:
         output = _Output(fd)
         output.msg("a")
         output.msg("b")
+        output.flush()
     finally:
         os.close(fd)
     output.msg("c")
+    output.flush()
     assert output.lost == 3
 
 
@@ -186,7 +209,139 @@ def test_nobody_listens() -> None:
     os.close(reading)
     output = _Output(writing)
     output.msg("a")
+    output.flush()
     os.close(writing)
+    assert output.lost == 1
+
+
+@dataclass(frozen=True)
+class Pipe:
+    """An output into a pipe that holds a page."""
+
+    output: _Output
+    reading: int
+    writing: int
+
+    def fill(self) -> None:
+        """Have the writing of a line wait for the reader."""
+        for _ in range(3):
+            self.output.msg("x" * 4000)
+        assert not self.output.flush(0.0)
+
+    def read(self) -> list[bytes]:
+        """Return the lines that are written until nothing more comes."""
+        text, over = b"", threading.Event()
+        self.output._then(over.set)
+
+        def written() -> bool:
+            nonlocal text
+            done = over.is_set()
+            while select.select([self.reading], [], [], 0)[0]:
+                text += os.read(self.reading, 1 << 16)
+            return done
+
+        eventually(written)
+        assert text.endswith(b"\n")
+        return text.split(b"\n")[:-1]
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    """Return an output that nobody reads yet."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    yield Pipe(_Output(writing), reading, writing)
+    os.close(reading)
+    os.close(writing)
+
+
+def test_reader_who_does_not_read_stalls_nobody(pipe: Pipe) -> None:
+    """Lines are kept for whoever reads late: all of them, in their order."""
+    pipe.fill()
+    for number in range(1000):
+        pipe.output.msg(f"line {number}")
+    assert pipe.read()[3:] == [f"line {number}".encode() for number in range(1000)]
+    assert pipe.output.lost == 0
+
+
+def test_more_than_is_kept_is_counted_and_said(pipe: Pipe) -> None:
+    """What comes on top of a megabyte is lost, and the log says how much when it drains."""
+    pipe.fill()
+    lines = 300
+    for _ in range(lines):
+        pipe.output.msg("y" * 9999)
+    lost = pipe.output.lost
+    assert (1 << 20) // 10_000 - 2 <= lines - lost <= (1 << 20) // 10_000
+    *rest, last = pipe.read()
+    assert len(rest) == 3 + lines - lost
+    assert last == f"{lost} lines lost".encode()
+    pipe.output.msg("after")
+    assert pipe.read() == [b"after"]
+
+
+def test_pipe_that_somebody_made_nonblocking(pipe: Pipe) -> None:
+    """Whoever shares standard error may set it so; lines wait for room as ever."""
+    os.set_blocking(pipe.writing, False)
+    pipe.fill()
+    pipe.output.msg("last")
+    assert pipe.read()[3:] == [b"last"]
+    assert pipe.output.lost == 0
+
+
+def test_last_lines_are_waited_for_but_not_for_ever(pipe: Pipe) -> None:
+    """A log that nobody reads keeps no daemon from ending."""
+    pipe.fill()
+    began = time.monotonic()
+    assert not pipe.output.flush()
+    assert PATIENCE <= time.monotonic() - began < PATIENCE + 5
+
+
+def test_gap_is_an_event(tmp_path: Path) -> None:
+    """What was lost is said in the format of the log, once it can be written again."""
+    path = tmp_path / "log"
+    code = (
+        "import os, sys; from pmjq.log import Log; log = Log();"
+        "full = os.open('/dev/full', os.O_WRONLY); kept = os.dup(2); os.dup2(full, 2);"
+        "log.logger.info('a.b'); log.logger.info('a.b'); log.flush();"
+        "os.dup2(kept, 2); log.logger.info('c.d'); log.flush()"
+    )
+    with path.open("ab") as file:
+        subprocess.run([sys.executable, "-c", code], stderr=file, check=True)
+    told = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["event"], line.get("lines")) for line in told] == [("c.d", None), ("log.lost", 2)]
+
+
+def test_torn_line_spoils_no_other(tmp_path: Path) -> None:
+    """Of a line that a full disk has cut off nothing but itself is lost."""
+    path = tmp_path / "log"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    output = _Output(fd)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (7, limit[1]))
+    try:
+        output.msg("one")
+        output.flush()
+        output.msg("two, and more")
+        output.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    output.msg("three")
+    output.flush()
+    os.close(fd)
+    assert path.read_text() == "one\ntwo\nthree\n1 lines lost\n"
+
+
+def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where not even a thread can be started, lines are lost and nothing else."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    output = _Output()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    output.msg("a")
+    output.reopen()
+    assert not output.flush(0.0)
     assert output.lost == 1
 
 
@@ -202,6 +357,7 @@ def test_reopen_follows_a_rotation(tmp_path: Path) -> None:
     output.msg("three")
     output.reopen()
     output.msg("four")
+    output.flush()
     os.close(fd)
     assert (tmp_path / "log.1").read_text() == "one\ntwo\n"
     assert path.read_text() == "three\nfour\n"
@@ -216,6 +372,7 @@ def test_reopen_where_that_cannot_be(tmp_path: Path) -> None:
     path.parent.rename(tmp_path / "old")
     output.reopen()
     output.msg("one")
+    output.flush()
     os.close(fd)
     assert (tmp_path / "old" / "log").read_text() == "one\n"
 
@@ -226,6 +383,7 @@ def test_reopen_of_what_is_no_file() -> None:
     output = _Output(writing)
     output.reopen()
     output.msg("one")
+    output.flush()
     os.close(writing)
     assert os.read(reading, 9) == b"one\n"
     os.close(reading)
@@ -237,7 +395,9 @@ def test_reopen_of_a_file_that_was_removed(tmp_path: Path) -> None:
     path = tmp_path / "log"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT)
     path.unlink()
-    _Output(fd).reopen()
+    output = _Output(fd)
+    output.reopen()
+    output.flush()
     os.close(fd)
     assert [each.name for each in tmp_path.iterdir() if each.name != "log"] == []
 
@@ -247,7 +407,8 @@ def test_real_log_is_reopened(tmp_path: Path) -> None:
     path = tmp_path / "log"
     code = (
         "import os, sys; from pmjq.log import Log; log = Log(); log.logger.info('a.b');"
-        "os.rename(sys.argv[1], sys.argv[1] + '.1'); log.reopen(); log.logger.info('c.d')"
+        "os.rename(sys.argv[1], sys.argv[1] + '.1'); log.reopen(); log.logger.info('c.d');"
+        "log.flush()"
     )
     with path.open("ab") as file:
         subprocess.run([sys.executable, "-c", code, path], stderr=file, check=True)
