@@ -2,7 +2,8 @@
 
 Turns are taken in a thread of their own, which sleeps between them until a nudge (the watch, the
 keeper, a signal, the filing thread) or the deadline that the last turn gave. The event loop has
-the signals and the watchdog, so a disk that hangs stalls neither.
+the signals and the watchdog, so a disk that hangs stalls neither. Neither goes on without the
+other: where one fails in a way that nobody thought of, the daemon ends and its jobs go on.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ LISTEN = 0.5
 LEAVE_PATIENCE = 5.0
 """Seconds to wait for a turn that hangs in a disk call before leaving without it."""
 
+FAILED = 1
+"""Exit code of a daemon that failed in a way that nobody thought of."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -85,6 +89,8 @@ class Daemon:
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.processes = Processes(descriptors)
         self._signals_heard = 0
+        self._progress = service.Progress()
+        self.watch = Watch(options.spool, self._nudged)
         self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll = select.epoll()
         self._epoll.register(self._eventfd, select.EPOLLIN)
@@ -101,6 +107,7 @@ class Daemon:
 
         Raises PmjqError if it cannot begin.
         """
+        failed = False
         held = lock.acquire(self._patiently(self.lives.prepare), self.options.node)
         # A lease broken by a writer tells so with SIGIO, whose default is to end the process.
         signal.signal(signal.SIGIO, signal.SIG_IGN)
@@ -108,12 +115,18 @@ class Daemon:
         try:
             self._listen()
             self._patiently(self.lives.begin)
-            anyio.run(self._serve)
+            try:
+                anyio.run(self._serve)
+            except BaseException:
+                failed = True
+                self.log.logger.exception("daemon.failed", traceback=traceback.format_exc())
+                self._end_turns()
+            self._part()
         finally:
             self.processes.close()
             lock.release(held)
             self.log.flush()
-        return 1 if self.options.once and self.turn.desk.filing else 0
+        return FAILED if failed or (self.options.once and self.turn.desk.filing) else 0
 
     def _ground(self) -> Ground:
         options = self.options
@@ -191,7 +204,6 @@ class Daemon:
 
     async def _serve(self) -> None:
         turn, log = self.turn, self.log.logger
-        self.watch = Watch(turn.spool.root, self._nudged)
         self.watch.start()
         async with anyio.create_task_group() as group:
             # From here on a signal is heard, and only then anybody is told that we are there.
@@ -209,6 +221,24 @@ class Daemon:
             service.notify(READY=1, STATUS="started")
             await anyio.to_thread.run_sync(self._turns, abandon_on_cancel=True)
             group.cancel_scope.cancel()
+
+    def _end_turns(self) -> None:
+        """End the turns after the loop has failed, so that no daemon goes on that nobody can stop.
+
+        They end as if told to stop and leave the jobs. A turn that hangs is left behind with the
+        process, by which nothing is lost, as by any kill.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        self.turn.intent = Intent.LEAVE
+        self.wake()
+        if not self._progress.over.wait(LEAVE_PATIENCE):
+            self.log.flush()
+            os._exit(FAILED)
+
+    def _part(self) -> None:
+        """Leave the spool, and the jobs that run to the next daemon, after the last turn."""
+        log = self.log.logger
         service.notify(STOPPING=1)
         # Another life may have begun meanwhile.
         turn = self.turn
@@ -233,19 +263,21 @@ class Daemon:
 
         The thread sleeps between them until a nudge or a deadline.
         """
-        while True:
-            if self.lives.fenced:
-                self.lives.renew()
-            wake = self._one_turn()
-            if self.lives.fenced:
-                wake = min(wake, time.monotonic() + AGAIN)
-            self._publisher.publish()
-            if self._finished():
-                return
-            self.watch.relaxed = len(self.turn.backlog) > 0
-            self._epoll.poll(max(0.0, wake - time.monotonic()))
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._eventfd)
+        with self._progress.watched():
+            while True:
+                with self._progress.at_work():
+                    if self.lives.fenced:
+                        self.lives.renew()
+                    wake = self._one_turn()
+                    if self.lives.fenced:
+                        wake = min(wake, time.monotonic() + AGAIN)
+                    self._publisher.publish()
+                    if self._finished():
+                        return
+                    self.watch.relaxed = len(self.turn.backlog) > 0
+                self._epoll.poll(max(0.0, wake - time.monotonic()))
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._eventfd)
 
     def _one_turn(self) -> float:
         """Take a turn; an error that nobody thought of costs a line in the log and a second."""
@@ -317,7 +349,8 @@ class Daemon:
         if every is None:
             return
         while True:
-            service.notify(WATCHDOG=1)
+            if self._progress.made(within=every):
+                service.notify(WATCHDOG=1)
             await anyio.sleep(every / 2)
 
 

@@ -103,6 +103,12 @@ def alive(pid: int, start: int) -> bool:
     return pid > 0 and start > 0 and start_time(pid) == start
 
 
+def in_disk_sleep(thread: int) -> bool:
+    """Tell whether a thread of this process waits in the kernel as only a disk lets it."""
+    fields = _text(f"/proc/self/task/{thread}/stat").rpartition(") ")[2].split()
+    return fields[:1] == ["D"]
+
+
 def members(
     ids: set[str], leaders: Mapping[str, int], keepers: Collection[int] = ()
 ) -> dict[str, list[int]]:

@@ -1,4 +1,7 @@
-"""A daemon in surroundings that nobody thought of: end to end."""
+"""A daemon in surroundings or with errors that nobody thought of: end to end.
+
+What goes wrong inside is forced by a program that changes one function and then runs pmjq as ever.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ import contextlib
 import fcntl
 import os
 import signal
+import socket
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +19,34 @@ import pytest
 from live import Gate, Live, eventually
 from pmjq import probe
 from pmjq.state import State
+
+FAILS_WHEN = """
+import os, sys, threading
+from pmjq import cli, daemon, lives, publish, turn
+def when(there, act, otherwise):
+    return lambda *rest, **more: act() if os.path.exists(there) else otherwise(*rest, **more)
+def fail():
+    raise ZeroDivisionError("nobody thought of it")
+there, *words = sys.argv[1:]
+"""
+RUN = "sys.exit(cli.main(words))"
+
+
+class Changed(Live):
+    """A daemon of which a statement changes what it does once ``trouble`` is there."""
+
+    def __init__(self, root: Path, statement: str, *options: str) -> None:
+        super().__init__(root, *options)
+        self.trouble = root / "trouble"
+        self.statement = statement
+
+    @property
+    def command(self) -> list[str]:
+        if not self.statement:
+            return super().command
+        code = f"{FAILS_WHEN}\n{self.statement}\n{RUN}"
+        return [sys.executable, "-c", code, str(self.trouble), *self.options, str(self.spool)]
+
 
 def closed(*redirections: str) -> tuple[str, ...]:
     """Return the words before a command that start it with descriptors closed."""
@@ -70,6 +104,38 @@ def test_refusal_without_standard_error(tmp_path: Path) -> None:
         assert second.start(ready=False).wait() == 75
 
 
+# -- errors that nobody thought of
+
+TROUBLES = {
+    "loop": "lives.Lives.guard = when(there, fail, lives.Lives.guard)",
+    "turns": "publish.Publisher.publish = when(there, fail, publish.Publisher.publish)",
+    "turn hangs": (
+        "daemon.LEAVE_PATIENCE = 0.2;"
+        "turn.Turn.turn = when(there, threading.Event().wait, turn.Turn.turn);"
+        "lives.Lives.guard = when(there, fail, lives.Lives.guard)"
+    ),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_failure_ends_the_daemon_and_not_its_jobs(tmp_path: Path, trouble: str) -> None:
+    """A daemon that cannot be stopped any more, or stops serving, ends; another one goes on."""
+    live = Changed(tmp_path, TROUBLES[trouble], "--lease", "5")
+    with live:
+        gate = held_up(live)
+        live.trouble.touch()
+        live.drop("nudge", mode=0o644)
+        assert live.wait() == 1
+        failed = live.said("daemon.failed")
+        assert "ZeroDivisionError: nobody thought of it" in failed["traceback"]
+        assert live.jobs()
+        live.statement = ""
+        live.start()
+        eventually(lambda: opened(gate))
+        assert live.ended("held-up").record.exit_code == 5
+        assert live.runs("held-up") == 1
+
+
 # -- a log that nobody reads
 
 
@@ -91,6 +157,39 @@ def test_log_that_nobody_reads_stalls_nothing(tmp_path: Path) -> None:
     finally:
         live.close()
         os.close(reading)
+
+
+# -- the watchdog
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[socket.socket]:
+    """Listen as a service manager does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(tmp_path / "n"))
+        listening.settimeout(10)
+        yield listening
+
+
+def test_hanging_disk_does_not_starve_the_watchdog(tmp_path: Path, manager: socket.socket) -> None:
+    """A turn that hangs in a call of the disk for many times the watchdog's patience is no reason.
+
+    The call hangs as one on FUSE does: in opening a FIFO in place of the events.
+    """
+    given = {"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "200000"}
+    with Live(tmp_path, environment=given) as live:
+        (token,) = os.listdir(live.spool / ".pmjq" / "node")
+        events = live.spool / ".pmjq" / "events" / f"{token}.jsonl"
+        os.mkfifo(events)
+        live.drop("job")
+        fed = 0
+        while fed < 30:
+            fed += manager.recv(4096) == b"WATCHDOG=1"
+        assert live.alive()
+        assert live.filed() == []
+        events.rename(tmp_path / "fifo")
+        os.close(os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK))
+        live.ended("job")
 
 
 # -- what jobs leave behind

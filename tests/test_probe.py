@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -153,6 +154,21 @@ def test_mark_of_a_process_that_may_not_be_asked(monkeypatch: pytest.MonkeyPatch
     finally:
         resource.setrlimit(RLIMIT_LOCKS, before)
     assert probe._mark(2**22 + 1) == 0
+
+
+def test_no_thread_that_runs_is_in_disk_sleep() -> None:
+    """Nor is one that is not there."""
+    assert not probe.in_disk_sleep(threading.get_native_id())
+    assert not probe.in_disk_sleep(0)
+
+
+@pytest.mark.parametrize(("state", "expected"), [("D", True), ("S", False), ("R", False)])
+def test_disk_sleep_is_a_state(
+    state: str, monkeypatch: pytest.MonkeyPatch, *, expected: bool
+) -> None:
+    """The kernel tells it, behind a name that may hold anything."""
+    monkeypatch.setattr(probe, "_text", lambda _: f"7 (odd) D 1) {state} 1 2 3")
+    assert probe.in_disk_sleep(7) is expected
 
 
 def test_file_system_is_that_of_the_mount(tmp_path: Path) -> None:

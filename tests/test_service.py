@@ -1,18 +1,23 @@
-"""The rules of the service manager's side channel, spoken to a real socket."""
+"""The rules of the service manager's side channel, spoken to a real socket, and of progress."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import threading
 import uuid
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pmjq import service
+from conftest import eventually
+from pmjq import probe, service
+from pmjq.disk import Disk
+from pmjq.service import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -106,3 +111,80 @@ def test_watchdog(
         else:
             monkeypatch.setenv(key, str(os.getpid()) if value == "me" else value)
     assert service.watchdog() == expected
+
+
+# -- progress
+
+
+@contextlib.contextmanager
+def working(work: Callable[[], object]) -> Iterator[Progress]:
+    """Return the progress of a thread that does one piece of work, and wait for its end."""
+    progress = Progress()
+
+    def run() -> None:
+        with progress.watched(), progress.at_work():
+            begun.set()
+            work()
+
+    begun = threading.Event()
+    thread = threading.Thread(target=run)
+    thread.start()
+    begun.wait()
+    yield progress
+    thread.join()
+
+
+def test_thread_that_has_not_begun_or_has_ended_makes_no_progress() -> None:
+    """Who is not there does nothing."""
+    progress = Progress()
+    assert not progress.made(within=60)
+    with progress.watched():
+        assert progress.made(within=60)
+    assert progress.over.is_set()
+    assert not progress.made(within=60)
+
+
+def test_thread_that_dies_makes_no_progress() -> None:
+    """An error that ends the thread ends its progress, whatever it was doing."""
+    progress = Progress()
+    with pytest.raises(ZeroDivisionError), progress.watched(), progress.at_work():
+        raise ZeroDivisionError
+    assert not progress.made(within=60)
+
+
+def test_thread_that_sleeps_makes_progress() -> None:
+    """Between two pieces of work it may sleep as long as it likes."""
+    progress = Progress()
+    with progress.watched():
+        with progress.at_work():
+            assert progress.made(within=60)
+        assert progress.made(within=0)
+
+
+def test_work_may_take_its_time_and_no_longer() -> None:
+    """A piece of work that waits for a lock that nobody gives back is no progress."""
+    lock = threading.Event()
+    with working(lock.wait) as progress:
+        assert progress.made(within=60)
+        eventually(lambda: not progress.made(within=0))
+        lock.set()
+
+
+def test_hanging_disk_is_nobodys_fault(tmp_path: Path) -> None:
+    """A piece of work that hangs in a call of the disk makes progress, however long it takes."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with working(lambda: Disk().write(str(fifo), b"")) as progress:
+        eventually(lambda: progress.made(within=0))
+        assert progress.made(within=0)
+        reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    os.close(reading)
+
+
+def test_state_of_the_kernel_tells_of_a_disk_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait that no signal ends is a disk's, in whatever part of the program."""
+    lock = threading.Event()
+    with working(lock.wait) as progress:
+        monkeypatch.setattr(probe, "in_disk_sleep", lambda _: True)
+        assert progress.made(within=0)
+        lock.set()
