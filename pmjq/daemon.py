@@ -90,7 +90,7 @@ class Daemon:
         self.processes = Processes(descriptors)
         self._signals_heard = 0
         self._progress = service.Progress()
-        self.watch = Watch(options.spool, self._nudged)
+        self.watch = Watch(options.spool, self._nudged, self._watch_troubled)
         self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll = select.epoll()
         self._epoll.register(self._eventfd, select.EPOLLIN)
@@ -193,6 +193,13 @@ class Daemon:
         """Nudge the main loop; may be called from any thread."""
         with contextlib.suppress(OSError):
             os.eventfd_write(self._eventfd, 1)
+
+    def _watch_troubled(self, reason: str) -> None:
+        if reason:
+            # New jobs are found by listing the spool, which takes seconds.
+            self.log.logger.warning("watch.failed", reason=reason)
+        else:
+            self.log.logger.info("watch.works_again")
 
     def _nudged(self, names: set[str] | None) -> None:
         if names is None:

@@ -11,7 +11,6 @@ idle daemon cheap and a drop quick.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from typing import TYPE_CHECKING
 
@@ -43,11 +42,22 @@ CALL = 1000
 class Watch:
     """Watch one directory, not what is below it, from a thread of its own."""
 
-    def __init__(self, path: str, nudge: Callable[[set[str] | None], None]) -> None:
-        """Nothing is watched before ``start``."""
+    def __init__(
+        self,
+        path: str,
+        nudge: Callable[[set[str] | None], None],
+        trouble: Callable[[str], object],
+    ) -> None:
+        """Nothing is watched before ``start``.
+
+        ``trouble`` is called with the reason if the kernel does not watch for us, and with nothing
+        when it does again.
+        """
         self.path = path
         self.nudge = nudge
+        self.trouble = trouble
         self.relaxed = False
+        self._failed = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -62,10 +72,17 @@ class Watch:
     def _run(self) -> None:
         while not self._stop.is_set():
             pause = RETRY
-            # Whatever goes wrong (the directory is gone, inotify has no room): try again.
-            with contextlib.suppress(Exception):
+            # Whatever goes wrong: try again.
+            try:
                 self._watch()
                 pause = AFRESH
+            except FileNotFoundError:
+                # Whoever lists the spool says so.
+                pass
+            except Exception as error:  # noqa: BLE001  # watchfiles has a dozen of them
+                if not self._failed:
+                    self.trouble(str(error))
+                self._failed = True
             self._stop.wait(pause)
 
     def _watch(self) -> None:
@@ -79,6 +96,9 @@ class Watch:
             recursive=False,
             ignore_permission_denied=False,
         )
+        if self._failed:
+            self.trouble("")
+        self._failed = False
         # What happened while nothing was watched.
         self.nudge(None)
         quiet = 0.0

@@ -42,7 +42,8 @@ class Watched:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.nudges = Nudges()
-        self.watch = Watch(str(root), self.nudges.append)
+        self.troubles: list[str] = []
+        self.watch = Watch(str(root), self.nudges.append, self.troubles.append)
         self._probes: list[str] = []
 
     def works(self, *, within: float = 10.0) -> None:
@@ -241,6 +242,27 @@ def test_directory_that_is_not_there_yet(tmp_path: Path, monkeypatch: pytest.Mon
     assert one.nudges[0] is None
     one.works()
     one.watch.stop()
+    assert one.troubles == []
+
+
+def test_kernel_that_does_not_watch_is_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the limits of inotify are exhausted the reason is told once, and that it is over."""
+    monkeypatch.setattr(watch, "RETRY", 0.01)
+    tries = count(1)
+
+    def exhausted(**arguments: Any) -> RustNotify:  # noqa: ANN401  # as watchfiles has them
+        if next(tries) <= 5:
+            raise OSError("OS file watch limit reached.")
+        return RustNotify(**arguments)
+
+    monkeypatch.setattr(watch, "RustNotify", exhausted)
+    one = Watched(tmp_path)
+    one.watch.start()
+    one.works()
+    one.watch.stop()
+    assert one.troubles == ["OS file watch limit reached.", ""]
 
 
 def test_stop_ends_the_thread(watched: Watched) -> None:
