@@ -212,9 +212,9 @@ def test_kill_reaches_what_hides(tmp_path: Path) -> None:
             assert live.stop() == 0
             assert [probe.start_time(pid) for pid in hiding] == [0, 0]
         finally:
-            for pid in hiding:
+            for hidden_pid in hiding:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(hidden_pid, signal.SIGKILL)
         assert live.ended("plain").record.state is State.CANCELLED
         assert live.spooled() == ["again"]
 
