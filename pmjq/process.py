@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 KEEPER = str(Path(__file__).with_name("keeper.py"))
 
+TOLD_IN_A_MESSAGE = 1000
+"""A key is some 60 bytes."""
+
 Key = tuple[str, int]
 """Id and number of an attempt."""
 
@@ -289,10 +292,12 @@ class Processes:
         is, ``probe.members`` tells.
         """
         told = [key for key in list(self._kept) if key[0] in jobs]
-        if told and self._socket is not None:
+        own = max(0, self._most - len(self._adopted))
+        for first in range(0, len(told), TOLD_IN_A_MESSAGE):
+            # A keeper that is gone writes nothing any more.
             with contextlib.suppress(OSError):
-                own = max(0, self._most - len(self._adopted))
-                self._tell(own, told=told)
+                if self._socket is not None:
+                    self._tell(own, told=told[first : first + TOLD_IN_A_MESSAGE])
         for pids in self._members(set(jobs), jobs).values():
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -221,6 +221,20 @@ def test_longest_message_arrives(jobs: Jobs) -> None:
     heard(jobs, "a started", "c started")
 
 
+def test_thousands_are_told_to_stop(jobs: Jobs) -> None:
+    """The keeper hears of each, however many they are, and writes it beside their end."""
+    jobs.processes.start([jobs.order("a"), jobs.order("b")], [], 2)
+    heard(jobs, "a started", "b started")
+    many = {f"{number:036}": 0 for number in range(5000)}
+    jobs.processes._kept |= {(name, 1) for name in many}
+    jobs.processes.signal(many | {"a": 0}, signal.SIGTERM)
+    jobs.end("b")
+    eventually(lambda: len(jobs.hear()) == 4)
+    assert set(jobs.hear()[2:]) == {"a ended -15", "b ended 0"}
+    told = [(jobs.root / name / "status.1").read_text().endswith(" told\n") for name in "ab"]
+    assert told == [True, False]
+
+
 def test_keeper_that_is_stopped_stalls_nobody(jobs: Jobs) -> None:
     """Orders wait until it goes on, and are carried out then, each once and in their order."""
     names = [f"{number:02}" for number in range(40)]
