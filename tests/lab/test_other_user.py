@@ -318,7 +318,7 @@ def test_returned_job_left_what_is_shut(live: Theirs) -> None:
         )
         eventually(lambda: live.runs("job"))
         assert live.stop() == 0
-        assert (live.spooled(), live.leftovers()) == (["job"], [])
+        assert (live.spooled(), live.leftovers()) == (["job"], ["again/job"])
         assert [event["job"] for event in live.events("job.returned")] == ["job"]
         assert live.events("return.failed", "job.fenced", "paperwork.left") == []
         live.start()

@@ -181,7 +181,7 @@ def _ready() -> None:
 
 
 def _threads(pid: int) -> list[int]:
-    """Return the daemon's own threads as they were made: main, heart, watch, turns, filing."""
+    """Return the daemon's own threads as they were made: main, log, heart, watch, turns, filing."""
     base = Path(f"/proc/{pid}/task")
     return [
         thread
@@ -190,7 +190,7 @@ def _threads(pid: int) -> list[int]:
     ]
 
 
-TURNS, FILING = 3, 4
+TURNS, FILING = 4, 5
 
 
 def _asleep(pid: int, number: int) -> int:
