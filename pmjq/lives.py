@@ -38,6 +38,9 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 GUARDS = 48
 """How many times in a lease it is looked whether the own heartbeat gets through."""
 
+MOMENT = 0.001
+"""Seconds that are not worth listening any longer."""
+
 PAUSED = 3
 """Looks that were missed in a row tell that the machine or the daemon was stopped."""
 
@@ -124,8 +127,9 @@ class Lives:
                 raise errors.TryLaterError(_in_use(settings.node, life))
             lease = life.lease if life is not None else settings.lease
             left = max(left, since + NAMESAKE_BEATS / BEATS * lease - now)
-        if not left:
+        if left < MOMENT:
             self._heard.clear()
+            return 0.0
         return left
 
     def begin(self) -> None:

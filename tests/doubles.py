@@ -1031,7 +1031,8 @@ class World:
                 keeper.unwritten.append((status, line))
 
     def _say(self, keeper: Keeper, report: Report) -> None:
-        if keeper.daemon is not None:
+        # A keeper that is gone says nothing more, whatever it had under way.
+        if keeper.daemon is not None and not keeper.lost:
             if not isinstance(report, Started):
                 keeper.daemon.kept.discard(_key(report))
             keeper.daemon.said.append(report)
