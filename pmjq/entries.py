@@ -151,27 +151,25 @@ class Entries:
         backlog = self.desk.backlog
         self.desk.hesitates = False
         left: list[str] = []
+        spare: list[str] = []
         nodes = 1 + len(self.desk.living)
         looked = 0
         while wanted > 0 and looked < WINDOW * nodes and (names := backlog.take(wanted * nodes)):
             looked += len(names)
-            mine = self._mine(names, nodes, now) if nodes > 1 else names
-            left += set(names).difference(mine)
-            for name in mine:
-                candidate = self._candidate(name, now) if wanted > 0 else None
-                if candidate is not None:
-                    found.append(candidate)
-                    wanted -= 1
-                elif wanted <= 0:
-                    left.append(name)
+            own, others = self._mine(names, nodes, now) if nodes > 1 else (names, [])
+            left += set(names).difference(own, others)
+            spare += others
+            wanted = self._add(own, found, left, wanted, now)
+        # Others' only where the whole window has not enough of one's own: their nodes are at them.
+        wanted = self._add(spare, found, left, wanted, now)
         for name in left:
             backlog.put_back(name)
         if nodes > 1 and looked:
             self._hesitating = {name: self._hesitating.get(name, now) for name in left}
             self.desk.hesitates = bool(self._hesitating) and wanted > 0
 
-    def _mine(self, names: list[str], nodes: int, now: float) -> list[str]:
-        """Return the entries that this node may take now, its own first."""
+    def _mine(self, names: list[str], nodes: int, now: float) -> tuple[list[str], list[str]]:
+        """Return the entries that this node may take now: its own, and those of others."""
         token, since = self.outside.spool.token, self._hesitating
         rank = sum(other < token for other in self.desk.living)
         pause = HESITATION if self.outside.spool.local else HESITATION_SHARED
@@ -182,7 +180,20 @@ class Entries:
                 own.append(name)
             elif now - since.get(name, now) >= away * pause:
                 others.append(name)
-        return [*own, *others]
+        return own, others
+
+    def _add(
+        self, names: list[str], found: list[Candidate], left: list[str], wanted: int, now: float
+    ) -> int:
+        """Add the candidates among some entries to what was found; return how many are missing."""
+        for name in names:
+            candidate = self._candidate(name, now) if wanted > 0 else None
+            if candidate is not None:
+                found.append(candidate)
+                wanted -= 1
+            elif wanted <= 0:
+                left.append(name)
+        return wanted
 
     def _candidate(self, name: str, now: float) -> Candidate | None:
         """Open and examine an entry at the head of the queue.

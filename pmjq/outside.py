@@ -118,10 +118,11 @@ class Pauses:
         return [pause.until for pause in self._by_name.values() if pause.until > now]
 
     def failed(self, name: str, error: OSError) -> None:
-        """Take note of a failure."""
-        pause = self._by_name.setdefault(name, _Pause())
-        pause.length = min(LONGEST_PAUSE, pause.length * 2 or FIRST_PAUSE)
-        pause.until = self._now() + pause.length
+        """Take note of a failure; several in one pause, as of all jobs of a turn, are one."""
+        now, pause = self._now(), self._by_name.setdefault(name, _Pause())
+        if pause.until <= now:
+            pause.length = min(LONGEST_PAUSE, pause.length * 2 or FIRST_PAUSE)
+            pause.until = now + pause.length
         pause.reason = error.strerror or str(error)
         kind = str(error.errno or error)
         if kind != pause.said:

@@ -74,14 +74,22 @@ def test_success_ends_the_pause(pauses: Pauses, clock: Clock, lines: Lines) -> N
 
 def test_each_operation_has_its_own_pause(pauses: Pauses, clock: Clock) -> None:
     """A full archive does not keep jobs from starting."""
+    pauses.failed("end", full())
+    clock.advance(FIRST_PAUSE)
     now = clock.now()
     pauses.failed("claim", full())
     pauses.failed("end", full())
-    pauses.failed("end", full())
     assert pauses.until("start") == 0.0
-    assert pauses.ends(now) == [now + FIRST_PAUSE, now + 2 * FIRST_PAUSE]
+    assert pauses.ends(now) == [now + 2 * FIRST_PAUSE, now + FIRST_PAUSE]
     pauses.worked("claim")
     assert pauses.ends(now) == [now + 2 * FIRST_PAUSE]
+
+
+def test_failures_in_one_pause_are_one(pauses: Pauses, clock: Clock) -> None:
+    """A turn in which every call fails costs no longer a pause than one failing call."""
+    for _ in range(64):
+        pauses.failed("claim", full())
+    assert pauses.until("claim") == clock.now() + FIRST_PAUSE
 
 
 def test_failure_is_one_line(pauses: Pauses, lines: Lines) -> None:
