@@ -52,6 +52,7 @@ class Act:
         """Take what is acted on, and the desk that remembers it."""
         self.outside = outside
         self.desk = desk
+        self._back: set[str] = set()
 
     def carry_out(self, actions: list[Action]) -> None:
         """Carry out the actions of one plan: starts first, filing last."""
@@ -155,12 +156,11 @@ class Act:
         """Make the paperwork of claims."""
         outside = self.outside
         prepared: list[Prepared] = []
-        try:
-            back = set(outside.spool.again_names()) if candidates else set()
-        except OSError:
-            back = set()
+        self._back = set()
+        with contextlib.suppress(OSError):
+            self._back = set(outside.spool.again_names()) if candidates else set()
         for candidate in candidates:
-            attempt = self._attempt(candidate, back)
+            attempt = self._attempt(candidate)
             try:
                 outside.spool.prepare_claim(attempt)
             except OSError as error:
@@ -258,7 +258,7 @@ class Act:
         if not won:
             self._drop_papers([(candidate, attempt)])
             return False
-        if attempt.attempt > 1:
+        if candidate.name in self._back:
             with contextlib.suppress(OSError):
                 spool.forget(candidate.name)
         stat = None
@@ -299,11 +299,11 @@ class Act:
             return attempt.id not in self.outside.spool.running()
         return False
 
-    def _attempt(self, candidate: Candidate, back: set[str]) -> Attempt:
-        """Return the next attempt of a job; ``back``: names of which more is remembered."""
+    def _attempt(self, candidate: Candidate) -> Attempt:
+        """Return the next attempt of a job."""
         stat, verdict, name = candidate.stat, candidate.verdict, candidate.name
         again = None
-        if name in back:
+        if name in self._back:
             with contextlib.suppress(OSError):
                 again = self.outside.spool.again(name, stat)
         return Attempt(
