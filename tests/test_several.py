@@ -503,7 +503,7 @@ def test_node_that_comes_back_late_publishes_nothing_of_what_it_lost(tmp_path: P
 
 # -- nodes that do not fit together
 
-ELSEWHERE = Machine("another-machine", "another-boot", "pid:[1]", 4711, 99, "far")
+ELSEWHERE = Machine("another-machine", "anotherboot", "pid:[1]", 4711, 99, "far")
 
 
 def _refused(live: Live) -> tuple[int, str]:
