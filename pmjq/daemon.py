@@ -251,10 +251,11 @@ class Daemon:
         turn = self.turn
         self.watch.stop()
         self.lives.heart.stop()
-        turn.filing.close()
+        filed = turn.filing.close()
         left = turn.desk.executing()
-        if not turn.desk.in_hand():
-            # A life that has nothing leaves nothing; one with jobs is buried by the next.
+        if filed and not turn.desk.in_hand():
+            # A life that has nothing leaves nothing; one with jobs, or whose filing is still at its
+            # papers, is buried by the next.
             with contextlib.suppress(OSError):
                 turn.spool.bury(turn.spool.token)
         if left:

@@ -45,6 +45,9 @@ MOST_NAMED = 20
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 
+PARTING = 1.0
+"""Seconds that a daemon which leaves waits for the job that is just being filed."""
+
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Errors of a job that does not fit."""
 
@@ -116,6 +119,7 @@ class Filing:
     )
     _done: dict[str, _Outcome] = field(default_factory=dict)
     _thread: threading.Thread | None = None
+    _closing: bool = False
 
     def __post_init__(self) -> None:
         """Know the destinations: one or two."""
@@ -168,10 +172,17 @@ class Filing:
             return False
         return self._heed(self._tried(record))
 
-    def close(self) -> None:
-        """Let the thread finish what it is doing and end."""
-        if self._thread is not None:
-            self._queue.put(None)
+    def close(self) -> bool:
+        """Have the thread end after the job that it is at; False if that takes too long.
+
+        What it has not come to stays ended and is filed by the next daemon.
+        """
+        if self._thread is None:
+            return True
+        self._closing = True
+        self._queue.put(None)
+        self._thread.join(PARTING)
+        return not self._thread.is_alive()
 
     # -- trying: near in the turn, far in the thread
 
@@ -183,7 +194,7 @@ class Filing:
         self._queue.put((record, now))
 
     def _serve(self) -> None:
-        while (handed := self._queue.get()) is not None:
+        while (handed := self._queue.get()) is not None and not self._closing:
             record, since = handed
             tried = since > self._home(record).failed
             self._done[record.id] = self._tried(record) if tried else _Outcome(record)

@@ -23,7 +23,7 @@ import cluster
 from doubles import Clock
 from machines import Sim
 from mounts import KINDS, Actor, Kind, Mount, Odds, SharedDisk
-from pmjq import lives, look, plan
+from pmjq import look, plan
 from pmjq.job import Record, Status
 from pmjq.lease import Heart, Silence
 from pmjq.spool import Spool
@@ -159,11 +159,6 @@ def _returns_what_may_have_run(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(look.Look, "_interrupted", interrupted)
 
 
-def _stops_nothing(patch: pytest.MonkeyPatch) -> None:
-    """Let restartable jobs of a node that is cut off run on."""
-    patch.setattr(lives, "KEEPING", 1e9)
-
-
 def _leaves_the_burial_half_done(patch: pytest.MonkeyPatch) -> None:
     """Bury a life and take nothing over."""
     patch.setattr(Spool, "take_over", lambda self, other, job_id: False)
@@ -176,7 +171,6 @@ MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     _judges_while_cut_off: "which was silent for",
     _heeds_no_fence: "does not come to rest",
     _returns_what_may_have_run: "executed for the 2. time",
-    _stops_nothing: "was cut off, but not stopped",
     _leaves_the_burial_half_done: "does not come to rest",
 }
 """What breaks a rule, and what is said of it."""
