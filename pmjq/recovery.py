@@ -270,6 +270,10 @@ def _put(spool: Spool, desk: Desk, ids: list[str], now: float, life: Former) -> 
     attempts = {job_id: spool.attempt(job_id) for job_id in ids}
     makers = {attempt.token for attempt in attempts.values() if attempt is not None}
     tokens = None if None in attempts.values() else {life.token, *makers}
+    if tokens is not None and len(tokens) > 1:
+        # A life in between may have told of the end, and have died while it was being buried.
+        names = {node.name_of(token) for token in tokens}
+        tokens = {token for token in spool.tellers() if node.name_of(token) in names}
     # An outcome may be durable already and its job not moved yet.
     told = spool.told(set(ids), tokens)
     for job_id, attempt in attempts.items():
