@@ -178,7 +178,7 @@ MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
 SILENCES = ("daemon frozen", "mount hung", "cut off")
 """Troubles in which a node falls silent and lives."""
 
-MOST_SEEDS = 600
+MOST_SEEDS = 4000
 """In so many seeds each mutant is found."""
 
 
