@@ -180,9 +180,12 @@ class Desk:
         for job_id, back in old.returning.items():
             if back.stopped and self.doubts.pop(job_id, None) is not None:
                 self.returning[job_id] = back
-        told = {job_id: run for job_id, run in old.running.items() if run.told is not None}
-        told |= {job_id: one.run for job_id, one in old.remains.items()}
-        told |= {job_id: run for job_id, run in old.running.items() if job_id in old.silenced}
+        told = {job_id: one.run for job_id, one in old.remains.items()}
+        told |= {
+            job_id: run
+            for job_id, run in old.running.items()
+            if run.told is not None or job_id in old.silenced
+        }
         for job_id, run in told.items():
             if job_id in self.doubts:
                 # Whoever told it to stop knows why it ended.

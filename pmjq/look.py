@@ -281,12 +281,13 @@ class Look:
         desk.resolved(attempt)
         if doubt.told is not None:
             desk.finish(attempt, status, now, doubt.told)
-        elif attempt.spec.restartable and not doubt.rebooted:
-            # Its first process is gone, which says nothing of the others.
-            desk.clear_away(attempt, status, now, "was interrupted; it is restartable")
         elif attempt.spec.restartable:
             reason = "was interrupted; it is restartable"
-            desk.returning[attempt.id] = Return(attempt, reason, stopped=True)
+            if doubt.rebooted:
+                desk.returning[attempt.id] = Return(attempt, reason, stopped=True)
+            else:
+                # Its first process is gone, which says nothing of the others.
+                desk.clear_away(attempt, status, now, reason)
         else:
             desk.over[attempt.id] = plan.outcome(attempt, status, why=doubt.reason)
 

@@ -27,7 +27,7 @@ from pmjq.lease import BEATS, LEASE, SHORTEST
 from pmjq.node import Life
 from pmjq.render import JOIN, Row
 from pmjq.spool import Spool
-from pmjq.tree import OWN, decoded
+from pmjq.tree import OWN, Head, decoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,13 +88,6 @@ class Seen(Struct, frozen=True, kw_only=True):
     contended: int | None = None
     polled: float | None = None
     note: str = ""
-
-
-class _Head(Struct):
-    """What is looked for in a ``node.json`` of any format."""
-
-    format: int = 0
-    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +203,7 @@ def _life(spool: Spool, token: str) -> tuple[Life | None, str, str]:
         return None, "", f"node.json: {error.strerror or error}"
     if text is None:
         return None, "", "has no node.json: it is about to begin, or to be buried"
-    head = decoded(text, _Head)
+    head = decoded(text, Head)
     if head is not None and head.format != FORMAT:
         note = f"node.json has format {head.format}, this pmjq knows format {FORMAT}"
         return None, head.version, note

@@ -177,7 +177,7 @@ class Paperwork(Tree):
     def remember(self, name: str, stat: Stat, attempt: int) -> None:
         """Remember for whoever claims a job that goes back to the queue."""
         again = Again(attempt, stat.st_size, stat.st_mtime_ns // 1_000_000_000)
-        self.make(self._again)
+        self._mkdir(self._again)
         self.disk.write(f"{self._again}/{name}", msgspec.json.encode(again) + b"\n")
 
     def forget(self, name: str) -> None:

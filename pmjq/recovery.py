@@ -167,11 +167,10 @@ def load_ended(spool: Spool, desk: Desk) -> None:
     for key in spool.ended():
         if key[0] not in desk.filing and key[0] not in desk.over:
             record = spool.record(*key)
-            if record is None and not spool.unknown_record(*key):
-                missing.append(key)
-            elif record is None:
-                # Of a later version, whose nodes know what to do with it.
-                continue
+            if record is None:
+                # One of a later version is for nodes that know what to do with it.
+                if not spool.unknown_record(*key):
+                    missing.append(key)
             elif record.node not in others:
                 _file(spool, desk, record)
     if not missing:
@@ -236,10 +235,9 @@ def clear_paperwork(spool: Spool, desk: Desk, name: str, lives: set[str]) -> Non
     is left of jobs that are archived, and, if no other node is about, what a power cut tore before
     the claim.
     """
-    here = set(spool.names())
-    for left in spool.again_names():
-        if left not in here:
-            spool.forget(left)
+    back = spool.again_names()
+    for left in set(back).difference(spool.names()) if back else ():
+        spool.forget(left)
     alone = all(node.name_of(token) == name for token in lives)
     for job_id in _unneeded(spool, desk):
         attempt = spool.attempt(job_id)

@@ -30,7 +30,7 @@ OWN = ".pmjq"
 class Head(msgspec.Struct, frozen=True):
     """What is looked for in a record of any format."""
 
-    format: int = FORMAT
+    format: int = 0
     version: str = ""
 
 
@@ -93,10 +93,6 @@ class Tree:
             with contextlib.suppress(OSError):
                 self.disk.unlink(hidden)
             raise
-
-    def make(self, path: str) -> None:
-        """Make a directory, if it is not there."""
-        self._mkdir(path)
 
     def _mkdir(self, path: str) -> None:
         try:

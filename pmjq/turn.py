@@ -85,9 +85,7 @@ class Turn:
         spool, desk = self.spool, self.desk
         # Before the lives are buried: a second power cut must find them again.
         cut = recovery.cut_short(spool) if spool.local else []
-        mended = recovery.mend(spool, self.filing.archive, [*former, *cut])
-        if mended:
-            self.outside.log.info("records.mended", jobs=mended)
+        self._mend([*former, *cut])
         recovery.take_up(spool, desk, former, self.outside.now())
         recovery.load_ended(spool, desk)
         lives = set(spool.lives())
@@ -194,9 +192,12 @@ class Turn:
         recovery.clear_up(self.spool, self.desk, token)
         # Last: an archive that is away keeps nobody from taking over.
         with contextlib.suppress(OSError):
-            mended = recovery.mend(self.spool, self.filing.archive, [former])
-            if mended:
-                self.outside.log.info("records.mended", jobs=mended)
+            self._mend([former])
+
+    def _mend(self, former: list[recovery.Former]) -> None:
+        mended = recovery.mend(self.spool, self.filing.archive, former)
+        if mended:
+            self.outside.log.info("records.mended", jobs=mended)
 
     def _wake(self, looked: float) -> float:
         """Return the first deadline after the last look: what was due then is done, or paused."""

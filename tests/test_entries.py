@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from doubles import UID, Clock, Daemon, Faults, How, MemDisk, Place, Script, World
+from doubles import UID, Clock, Daemon, Faults, How, Inode, MemDisk, Place, Script, World
 from pmjq.backlog import LONGEST_PAUSE
 from pmjq.job import Record
 from pmjq.ready import PATIENCE_EMPTY
@@ -249,13 +249,19 @@ def test_bad_file_is_rejected_all_the_same() -> None:
     assert said(daemon, "job.returned") == []
 
 
-def test_empty_file_that_is_open_is_on_its_way() -> None:
-    """However long it takes until its writer writes: it is run when he has closed it."""
+def opened() -> tuple[World, Inode]:
+    """Return a machine with an empty file in the spool that its writer has open."""
     world = machine()
     submit(world, "job", b"")
     inode = world.disk.inode(f"{ROOT}/job")
     assert inode is not None
     world.disk.writers.add(inode.number)
+    return world, inode
+
+
+def test_empty_file_that_is_open_is_on_its_way() -> None:
+    """However long it takes until its writer writes: it is run when he has closed it."""
+    world, inode = opened()
     daemon = Daemon(world, Place())
     go_on(daemon, 10 * PATIENCE_EMPTY)
     assert (states(world), daemon.turn.idle()) == ({}, False)
@@ -269,11 +275,7 @@ def test_empty_file_that_is_open_is_on_its_way() -> None:
 
 def test_empty_file_that_is_closed_is_rejected() -> None:
     """A writer that is gone writes no more."""
-    world = machine()
-    submit(world, "job", b"")
-    inode = world.disk.inode(f"{ROOT}/job")
-    assert inode is not None
-    world.disk.writers.add(inode.number)
+    world, _ = opened()
     daemon = Daemon(world, Place())
     go_on(daemon, 2 * PATIENCE_EMPTY)
     world.disk.writers.clear()
