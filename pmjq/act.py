@@ -83,6 +83,7 @@ class Act:
         if starts or line or most is not None:
             self._start(starts, line, self.desk.most if most is None else most)
         prepared = self._prepare(claims)
+        overs = [over for over in overs if self._surely_over(over)]
         if (overs or prepared) and self._make_durable(overs, prepared):
             self._claim(prepared)
             self._move_ended(overs)
@@ -91,6 +92,20 @@ class Act:
                 self._give_back(action)
             else:
                 self._file(action.record)
+
+    def _surely_over(self, over: Over) -> bool:
+        """Keep a job that is cancelled before its start from starting late; False if it did."""
+        if over.state is not State.CANCELLED or over.status.started is not None:
+            return True
+        attempt, desk, now = over.attempt, self.desk, self.outside.now()
+        try:
+            if self.outside.spool.void(attempt):
+                return True
+            desk.drop(attempt.id)
+            desk.doubts[attempt.id] = Doubt(attempt, now, now)
+        except OSError as error:
+            self.outside.pauses.failed("end", error)
+        return False
 
     def _start(self, starts: list[Attempt], line: list[Attempt], most: int) -> None:
         """Have attempts executed: some now, some as soon as fewer than ``most`` run."""
@@ -142,6 +157,9 @@ class Act:
         argv = [places.executable]
         if attempt.spec.shell:
             argv.insert(0, "/bin/sh")
+        environment |= dict(one.split("=", 1) for one in attempt.spec.env)
+        if attempt.spec.directory:
+            argv = ["/bin/sh", "-c", 'cd -- "$0" && exec "$@"', attempt.spec.directory, *argv]
         return Order(
             (attempt.id, attempt.attempt),
             argv[0],
@@ -319,6 +337,7 @@ class Act:
             claimed=job.moment(self.outside.wall()),
             spec=Spec() if isinstance(verdict, Refusal) else verdict,
             refused=verdict.reason if isinstance(verdict, Refusal) else "",
+            cancelled=isinstance(verdict, Refusal) and verdict.cancels,
         )
 
     def _move_ended(self, overs: list[Over]) -> None:
@@ -347,6 +366,9 @@ class Act:
             log.warning("job.fenced", job=record.name, id=record.id, reason=reason)
             return
         desk.filing[record.id] = record
+        if desk.asked.pop(record.id, None) is not None:
+            with contextlib.suppress(OSError):
+                self.outside.spool.answered("cancel", record.id)
         if over.status.alone:
             self.outside.filing.alone.add(record.id)
         say = log.info if record.state is State.DONE else log.warning

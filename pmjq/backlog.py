@@ -237,7 +237,7 @@ class Backlog:
     def settling(self) -> bool:
         """Tell whether any entry is on its way in and will be ready or bad by itself."""
         return bool(self._bad) or any(
-            aside.standing.kind is Kind.INCOMING for aside in self._aside.values()
+            aside.standing.kind in (Kind.INCOMING, Kind.DEFERRED) for aside in self._aside.values()
         )
 
     def _enqueue(self, name: str, appeared: int) -> None:

@@ -7,6 +7,7 @@ in one line on standard error and an exit code of sysexits(3).
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import sys
@@ -52,8 +53,23 @@ VERBS = frozenset(
 )
 """Words that are verbs when they come first; ``./list`` is a spool of that name."""
 
-BUILT = frozenset(["nodes", "doctor"])
-"""Those that this version has: commands in ``pmjq.verbs``. The others are reserved."""
+BUILT = {
+    "submit": "pmjq.submit",
+    "list": "pmjq.looking",
+    "show": "pmjq.looking",
+    "logs": "pmjq.looking",
+    "history": "pmjq.looking",
+    "wait": "pmjq.steer",
+    "cancel": "pmjq.steer",
+    "hold": "pmjq.steer",
+    "release": "pmjq.steer",
+    "retry": "pmjq.steer",
+    "drain": "pmjq.steer",
+    "resume": "pmjq.steer",
+    "nodes": "pmjq.verbs",
+    "doctor": "pmjq.verbs",
+}
+"""Those that this version has, and the module of each. The others are reserved."""
 
 INTERRUPTED = 130
 
@@ -94,9 +110,7 @@ def _say(text: str) -> None:
 
 def _verb(verb: str, words: list[str]) -> int:
     if verb in BUILT:
-        from pmjq import verbs
-
-        command = verbs.COMMANDS[verb]
+        command = importlib.import_module(BUILT[verb]).COMMANDS[verb]
         return int(command.main(words, prog_name=f"pmjq {verb}", standalone_mode=False) or 0)
     if {"-h", "--help"} & set(words):
         click.echo(

@@ -93,6 +93,8 @@ class Desk:
         self.strays: dict[str, Run] = {}
         self.stray_remains: dict[str, Run] = {}
         self.silenced: set[str] = set()
+        self.asked: dict[str, str] = {}
+        self.drained = ""
         self.rescan_at = 0.0
         self.claimed: dict[str, Claimed] = {}
         self.line: dict[str, Claimed] = {}
@@ -148,6 +150,11 @@ class Desk:
             self.strays[job_id] = told
         elif job_id in self.stray_remains:
             self.stray_remains[job_id] = told
+
+    def cancelling(self) -> tuple[Run, ...]:
+        """Return what runs and is asked to end."""
+        runs = (*self.running.values(), *(remains.run for remains in self.remains.values()))
+        return tuple(run for run in runs if run.attempt.id in self.asked)
 
     def unwanted(self) -> tuple[Run, ...]:
         """Return what still runs of jobs that are to run again: here, or as another life's."""
@@ -322,7 +329,11 @@ class Desk:
     def settle(self, attempt: Attempt, status: Status, now: float, *, told: str = "") -> None:
         """Decide what becomes of an attempt that is over; ``told``: why one may run again."""
         over = plan.outcome(attempt, status, now, told=bool(told))
-        if told and attempt.spec.restartable and over.state is not State.DONE:
+        who = self.asked.get(attempt.id) if told else None
+        if who is not None:
+            reason = plan.cancelled(who)
+            self.over[attempt.id] = replace(over, state=State.CANCELLED, reason=reason)
+        elif told and attempt.spec.restartable and over.state is not State.DONE:
             self.returning[attempt.id] = Return(attempt, told, stopped=True)
         else:
             self.over[attempt.id] = over
@@ -375,7 +386,10 @@ class Desk:
             times.append(now + SOON)
         if self.hesitates:
             times.append(now + HESITATION)
-        times += [(run.told or now) + max(grace, plan.SHORTEST_GRACE) for run in self.unwanted()]
+        times += [
+            (run.told or now) + plan.grace_of(run, grace)
+            for run in (*self.unwanted(), *self.cancelling())
+        ]
         return times
 
     def drop(self, job_id: str) -> None:

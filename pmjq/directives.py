@@ -11,8 +11,11 @@ Pure: bytes in, ``Spec`` or ``Refusal`` out.
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
+from typing import Any
 
+from pmjq import keys
 from pmjq.job import Spec
 
 HEAD = 32 * 1024
@@ -24,7 +27,8 @@ INTERPRETER_LINE = 255
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _NOT_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
-_DIRECTIVE = re.compile(r"#\s?PMJQ\s+(\S.*)")
+_DIRECTIVE = re.compile(rf"(?:#PMJQ\s+|#\s+PMJQ\s+(?=(?:{'|'.join(keys.KEYS)})(?:[=\s]|$)))(\S.*)")
+"""With a blank after # it may be prose, unless it begins with a key."""
 
 ELF = b"\x7fELF"
 MACHINE = slice(18, 20)
@@ -48,9 +52,13 @@ _MACHINES = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Say why an entry can never be run, and what to do about it."""
+    """Say why an entry can never be run, and what to do about it.
+
+    ``cancels``: it could be, but what it waits for did not come true.
+    """
 
     reason: str
+    cancels: bool = False
 
 
 def spec(head: bytes) -> Spec | Refusal:
@@ -141,15 +149,32 @@ def _script(head: bytes) -> Spec | Refusal:
     return _with_directives(head, shell=False)
 
 
-def _with_directives(head: bytes, *, shell: bool) -> Spec:
+def _with_directives(head: bytes, *, shell: bool) -> Spec | Refusal:
+    """Read the leading block of comments; a word that is not understood refuses the job.
+
+    Who asks for something in vain would rather know than find it ignored after three weeks.
+    """
+    if b"PMJQ" not in head:
+        return Spec(shell=shell)
     words: list[str] = []
-    for line in head.decode("utf-8", "replace").split("\n"):
+    found: dict[str, Any] = {}
+    for number, line in enumerate(head.decode("utf-8", "replace").split("\n"), 1):
         text = line.strip()
         if text and not text.startswith("#"):
             break
-        if match := _DIRECTIVE.match(text):
-            words += match[1].split()
-    return Spec(shell=shell, restartable="restartable" in words, directives=tuple(words))
+        match = _DIRECTIVE.match(text)
+        if match is None:
+            continue
+        try:
+            here = shlex.split(match[1])
+        except ValueError as error:
+            return Refusal(f"line {number}: {text}: {str(error).lower()}; mend it")
+        given = keys.fields(here)
+        if isinstance(given, keys.Wrong):
+            return Refusal(f"line {number}: {text}: {given.reason}")
+        words += here
+        found = keys.joined(found, given)
+    return Spec(shell=shell, directives=tuple(words), **found)
 
 
 def interpreter_of(head: bytes) -> str:

@@ -21,7 +21,7 @@ import stat as modes
 
 from pmjq import walk
 from pmjq.directives import HEAD
-from pmjq.ready import Look
+from pmjq.ready import INFO_FILES, Inside, Look
 
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR})
 """Errors of a look that mean: not there. ESTALE means only that nobody knows."""
@@ -30,6 +30,9 @@ UNTOLD = frozenset(
     {errno.EINVAL, errno.EACCES, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM}
 )
 """Errors of F_SETLEASE that mean: this file system, or this owner, gets no answer."""
+
+MOST_INSIDE = 10_000
+"""Entries of a directory that are looked at to see whether it is still being copied."""
 
 AT_FDCWD = -100
 RENAME_NOREPLACE = 1
@@ -96,11 +99,17 @@ class Disk:
             raise
         try:
             stat = os.fstat(fd)
+            if modes.S_ISDIR(stat.st_mode):
+                return _look_inside(path, stat)
             if not modes.S_ISREG(stat.st_mode):
                 return Look(stat, None, None)
             return Look(stat, _busy(fd), os.pread(fd, HEAD, 0))
         finally:
             os.close(fd)
+
+    def writable(self, path: str) -> bool:
+        """Tell whether names may be made in a directory."""
+        return os.access(path, os.W_OK | os.X_OK)
 
     def read(self, path: str, last: int = 0) -> bytes | None:
         """Return the content of a file, of a long one the ``last`` bytes; None if it is gone."""
@@ -120,6 +129,36 @@ class Disk:
         finally:
             os.close(fd)
 
+    def size(self, path: str) -> int:
+        """Return how many bytes a file has, by a fresh open; 0 if it is gone."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in GONE:
+                return 0
+            raise
+        try:
+            return os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+
+    def read_part(self, path: str, offset: int, size: int) -> bytes:
+        """Return up to so many bytes of a file from an offset on; none if it is gone."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in GONE:
+                return b""
+            raise
+        try:
+            parts = []
+            while size > 0 and (part := os.pread(fd, size, offset)):
+                parts.append(part)
+                offset, size = offset + len(part), size - len(part)
+            return b"".join(parts)
+        finally:
+            os.close(fd)
+
     def write(self, path: str, data: bytes) -> None:
         """Write a whole file that only its writer names.
 
@@ -135,6 +174,27 @@ class Disk:
             raise _named(error, path) from error
         finally:
             os.close(fd)
+
+    def create(self, files: list[tuple[str, bytes, int]]) -> None:
+        """Make new files durable: path, content and mode of each; FileExistsError if one is there.
+
+        All are written before the first is synced, and their writing back begun: so they share the
+        commits of a journal. 1,000 small ones: 0.09 s on ext4, one after another 0.27 s, and 0.64 s
+        with syncfs(2), which waits for everybody else's data too.
+        """
+        opened: list[int] = []
+        try:
+            for path, data, mode in files:
+                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+                opened.append(fd)
+                _write_all(fd, data, 0)
+                os.fchmod(fd, mode)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            for fd in opened:
+                os.fsync(fd)
+        finally:
+            for fd in opened:
+                os.close(fd)
 
     def write_at(self, path: str, offset: int, data: bytes, *, create: bool = False) -> None:
         """Write into a file at an offset, where it then ends, and sync it; repeatable.
@@ -183,6 +243,10 @@ class Disk:
             os.rename(source, target)
         elif number:
             raise OSError(number, os.strerror(number), source, None, target)
+
+    def touch(self, path: str) -> None:
+        """Have a watch on the directory above hear of a name; nothing else changes."""
+        os.utime(path)
 
     def unlink(self, path: str) -> None:
         """Remove a file; one that is gone already is as good as removed."""
@@ -284,6 +348,37 @@ class Disk:
 def _named(error: OSError, path: str) -> OSError:
     """Return the error of a call on a descriptor with the path that this was opened by."""
     return OSError(error.errno, error.strerror, path)
+
+
+def _look_inside(path: str, stat: os.stat_result) -> Look:
+    """Look into a directory that has an info file, and into any other no further."""
+    for name in INFO_FILES:
+        try:
+            fd = os.open(f"{path}/{name}", _LOOKING)
+        except OSError:
+            continue
+        try:
+            if modes.S_ISREG(os.fstat(fd).st_mode):
+                return Look(stat, None, None, (name, os.pread(fd, HEAD, 0)), _inside(path))
+        finally:
+            os.close(fd)
+    return Look(stat, None, None)
+
+
+def _inside(path: str) -> Inside:
+    entries = size = newest = 0
+    for directory, _, files in os.walk(path):
+        for name in (".", *files):
+            try:
+                stat = os.lstat(f"{directory}/{name}")
+            except OSError:
+                continue
+            entries += 1
+            size += stat.st_size
+            newest = max(newest, stat.st_ctime_ns, stat.st_mtime_ns)
+            if entries >= MOST_INSIDE:
+                return Inside(entries, size, newest)
+    return Inside(entries, size, newest)
 
 
 def _busy(fd: int) -> bool | None:

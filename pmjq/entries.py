@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from pmjq import directives, job, ready, share
+from pmjq import directives, job, ready, recovery, share
 from pmjq.directives import Refusal
 from pmjq.gates import Verdict
 from pmjq.job import Spec
 from pmjq.lease import CLAIMING
+from pmjq.outcomes import Outcomes
 from pmjq.plan import Candidate, Intent
-from pmjq.ready import Kind
+from pmjq.ready import Kind, Standing
+from pmjq.tree import OWN
 
 if TYPE_CHECKING:
     from pmjq.desk import Desk
@@ -60,6 +62,9 @@ HESITATION_SHARED = 0.5
 PRESENT_FOR = 0.5
 """Seconds for which a shared spool that was there is taken to be there."""
 
+LONGEST_DEFERRED = 60.0
+"""Seconds until a job that waits for others, or for a time, is looked at again without news."""
+
 STALE = 40.0
 """Seconds for which a shared file system may show what has been renamed away."""
 
@@ -88,6 +93,8 @@ class Entries:
         self._told: dict[str, str] = {}
         self._hesitating: dict[str, float] = {}
         self._rights: tuple[int, ...] | None = None
+        self._untold: set[tuple[str, int]] = set()
+        self._outcomes = Outcomes(outside.spool)
 
     def present(self) -> bool:
         """Tell whether the spool is there, and say so when that changes."""
@@ -122,6 +129,9 @@ class Entries:
                 everything = True
             else:
                 names[name] = None
+        if names.pop(OWN, 0) is None:
+            self._requests()
+        names |= dict.fromkeys(self._outcomes.woken())
         for name in names:
             self._see(name, now)
         if everything or now >= self.desk.rescan_at:
@@ -142,7 +152,7 @@ class Entries:
                 found.append(Candidate(name, stat, Refusal(reason)))
         self._take(found, wanted, now)
         for candidate in found:
-            if not isinstance(candidate.verdict, Refusal):
+            if not isinstance(candidate.verdict, Refusal) or candidate.verdict.cancels:
                 backlog.put_back(candidate.name)
         return found
 
@@ -213,7 +223,13 @@ class Entries:
             backlog.put_aside(name, look.stat, standing, now)
             return None
         verdict = directives.spec(look.head) if look.head is not None else Spec()
-        if isinstance(verdict, Refusal):
+        if isinstance(verdict, Spec) and (verdict.not_before or verdict.after or verdict.after_any):
+            deferred = self._deferred(name, verdict)
+            if isinstance(deferred, Standing):
+                backlog.put_aside(name, look.stat, deferred, now)
+                return None
+            verdict = deferred or verdict
+        if isinstance(verdict, Refusal) and not verdict.cancels:
             backlog.put_aside(name, look.stat, ready.bad(verdict.reason), now)
         return Candidate(name, look.stat, verdict)
 
@@ -236,6 +252,20 @@ class Entries:
             backlog.put_aside(name, look.stat, standing, now)
             return None
         return look.stat
+
+    def _deferred(self, name: str, spec: Spec) -> Standing | Refusal | None:
+        """Return why a job does not run yet, or never will; None if nothing keeps it."""
+        if spec.not_before is not None:
+            left = spec.not_before.timestamp() - self.outside.wall()
+            if left > 0:
+                reason = f"not before {spec.not_before:%Y-%m-%d %H:%M:%S}Z"
+                return Standing(Kind.DEFERRED, reason, min(left, LONGEST_DEFERRED))
+        verdict = self._outcomes.verdict(name, spec)
+        if verdict.never:
+            return Refusal(verdict.reason, cancels=True)
+        if verdict.reason:
+            return Standing(Kind.DEFERRED, verdict.reason, LONGEST_DEFERRED)
+        return None
 
     def _see(self, name: str, now: float) -> None:
         stat = self.outside.spool.stat(name)
@@ -269,6 +299,7 @@ class Entries:
             found = len(self._unseen)
             self._listed = 0 if recent else changed
         self._forgive(now)
+        self._requests()
         for name in backlog.revisit(REVISIT if spool.local else REVISIT_SHARED):
             self._see(name, now)
         self.desk.departed = {name: one for name, one in self.desk.departed.items() if now < one[1]}
@@ -284,6 +315,18 @@ class Entries:
         if self._rights is not None and before is not None and self._rights != before:
             for name in backlog.forgive():
                 self._see(name, now)
+
+    def _requests(self) -> None:
+        """See what this node is asked for, and what was cancelled before any node had it."""
+        spool, desk, owner = self.outside.spool, self.desk, self.outside.owner
+        asked = spool.asked("cancel")
+        desk.asked = {job_id: owner(uid) for job_id, uid in asked.items() if job_id in desk}
+        for job_id in asked.keys() - desk.asked.keys():
+            # Another's by now, or ended: it asks there again.
+            spool.answered("cancel", job_id)
+        name = self.outside.settings.node
+        desk.drained = (spool.drained_by(name) or "somebody") if name in spool.drained() else ""
+        recovery.load_untold(spool, desk, self._untold)
 
     def _schedule(self, begun: float, found: int) -> None:
         """Decide when the spool is listed next."""

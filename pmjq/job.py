@@ -33,20 +33,45 @@ LONGEST_AFFIX = len(b".") + len(b".json") + len(b".part")
 """What the archive puts around a stem at most: a hidden name under construction."""
 
 
-class Spec(msgspec.Struct, frozen=True):
-    """How the job is to be run, taken from the executable itself.
+class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the job is to be run, taken from the executable or its info file.
 
-    ``shell``: text without ``#!``, run by ``/bin/sh`` as shells do. ``restartable``: may be run
-    again after an interruption. ``directives``: the words of its ``#PMJQ`` lines, as written.
+    ``shell``: text without ``#!``, run by ``/bin/sh`` as shells do. ``argv``: what is executed in a
+    directory job. ``directives``: its words, as written. The other fields are those of
+    ``pmjq.keys``: durations in seconds, sizes in bytes, None where nothing is asked for.
     """
 
     shell: bool = False
     restartable: bool = False
     directives: tuple[str, ...] = ()
+    argv: tuple[str, ...] = ()
+    name: str = ""
+    directory: str = ""
+    env: tuple[str, ...] = ()
+    cpus: int | None = None
+    memory: int | None = None
+    gpus: int | None = None
+    time: float | None = None
+    grace: float | None = None
+    output_limit: int | None = None
+    priority: int = 0
+    retries: int = 0
+    backoff: float | None = None
+    after: tuple[str, ...] = ()
+    after_any: tuple[str, ...] = ()
+    not_before: datetime | None = None
+    nice: int | None = None
+    mail: tuple[str, ...] = ()
+    mail_on: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One claim of one job by one life of a node; the content of ``claim.N.json``."""
+    """One claim of one job by one life of a node; the content of ``claim.N.json``.
+
+    ``refused``: why it is not run. ``tries``: how often it was tried again by itself; ``earlier``
+    tells of the attempts before this one, those that people asked for as well.
+    """
 
     format: Literal[1] = FORMAT
     id: str
@@ -61,6 +86,23 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     claimed: datetime
     spec: Spec = Spec()
     refused: str = ""
+    cancelled: bool = False
+    tries: int = 0
+    earlier: tuple[Try, ...] = ()
+
+
+class Try(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An earlier attempt of a job, as the record of a later one tells of it."""
+
+    id: str
+    attempt: int
+    node: str
+    state: State
+    started: datetime | None = None
+    ended: datetime | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str = ""
 
 
 class Again(msgspec.Struct, frozen=True):
@@ -115,6 +157,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     ``late``: the job was recorded as lost, and how it ended was added when it was known.
     ``archive``: the directory that it goes to: as its node names it, or, where that is on the
     spool's own file system, from the spool, so that any node can go on with filing it.
+    ``earlier``: the attempts before.
     """
 
     format: Literal[1] = FORMAT
@@ -142,6 +185,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     late: bool = False
     archive: str = ""
     archive_hex: str = ""
+    earlier: tuple[Try, ...] = ()
 
     @property
     def near(self) -> bool:
@@ -159,6 +203,9 @@ class Event(msgspec.Struct, frozen=True):
 
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+STEM = re.compile(rf"\d{{8}}T\d{{6}}\.\d{{6}}Z-({_ID.pattern})-")
+"""How archived names begin; the first group is the id."""
 
 LATEST = 1e11
 """Seconds since the epoch: no time of day is later than the year 5138."""
@@ -240,6 +287,22 @@ def record(
         max_rss=usage.max_rss if usage else None,
         directives=attempt.spec.directives,
         reason=reason,
+        earlier=attempt.earlier,
+    )
+
+
+def attempted(record: Record) -> Try:
+    """Return what a later attempt's record tells of this one."""
+    return Try(
+        id=record.id,
+        attempt=record.attempt,
+        node=record.node,
+        state=record.state,
+        started=record.started,
+        ended=record.ended,
+        exit_code=record.exit_code,
+        signal=record.signal,
+        reason=record.reason,
     )
 
 

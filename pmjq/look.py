@@ -105,6 +105,8 @@ class Look:
             filing=() if earliest else outside.filing.due(desk.filing.values(), now),
             running=desk.stopping() if desk.intent is Intent.KILL else (),
             unwanted=desk.unwanted(),
+            cancelling=desk.cancelling(),
+            asked=desk.asked,
             claim_after=max(earliest, pauses.until("claim")),
             start_after=max(earliest, pauses.until("start")),
             end_after=max(earliest, pauses.until("end")),
@@ -128,6 +130,10 @@ class Look:
                 again=lease / BEATS,
             )
             return 0
+        if desk.drained:
+            desk.verdict = Verdict(open=False, reason=f"drained by {desk.drained}; pmjq resume")
+            self._say_verdict(now)
+            return 0
         most = min(MOST_AT_ONCE, len(desk.backlog) + len(desk.line) + len(desk.claimed) + 1)
         room, desk.verdict = gates.room(
             outside.settings.limits, reading, desk.forecast, desk.busy(), now, most
@@ -140,7 +146,7 @@ class Look:
         desk, limits = self.desk, self.outside.settings.limits
         if desk.intent is not Intent.RUN or not desk.busy():
             return False
-        if self._cut_off():
+        if self._cut_off() or desk.drained:
             return False
         return gates.verdict(limits, self._reading, desk.forecast, desk.busy() - 1, now).open
 

@@ -36,7 +36,8 @@ class Life(Struct, frozen=True, kw_only=True):
     ``start`` (clock ticks since boot) that the pid is still the same process. The rest is for
     people: what the daemon sees and why it does not start more. ``lease`` and ``polled`` (0: the
     kernel tells of every change) are seconds; ``won`` and ``contended`` count claims that this
-    life made and that another node was quicker with.
+    life made and that another node was quicker with. ``archive`` and ``errors`` are where its
+    ended jobs go, ``cpus`` how many it may use.
     """
 
     format: int = 1
@@ -66,6 +67,9 @@ class Life(Struct, frozen=True, kw_only=True):
     contended: int = 0
     polled: float = 0.0
     outage: str = ""
+    cpus: int | None = None
+    archive: str = ""
+    errors: str = ""
 
 
 class Machine(Struct, frozen=True):

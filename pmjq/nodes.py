@@ -87,6 +87,9 @@ class Seen(Struct, frozen=True, kw_only=True):
     won: int | None = None
     contended: int | None = None
     polled: float | None = None
+    cpus: int | None = None
+    archive: str = ""
+    errors: str = ""
     note: str = ""
 
 
@@ -150,6 +153,16 @@ def look(
             judged = "process"
         found.append(msgspec.structs.replace(seen, state=state, silent=silent, judged=judged))
     return sorted(found, key=lambda one: (one.name, one.began or datetime.max.replace(tzinfo=UTC)))
+
+
+def aside(spool: Spool, seen: list[Seen]) -> dict[str, str]:
+    """Return why entries of the spool do not run, as the living nodes say, by shown name."""
+    found: dict[str, str] = {}
+    for one in seen:
+        if one.state in (Pulse.ALIVE, Pulse.UNKNOWN):
+            life = _life(spool, one.token)[0]
+            found |= life.aside if life is not None else {}
+    return found
 
 
 def row(seen: Seen, now: float) -> Row:

@@ -116,6 +116,11 @@ class Paperwork(Tree):
             return Status(void=True) if self.disk.stat(path) is not None else None
         return job.status(text)
 
+    def status_of(self, job_id: str, number: int) -> Status | None:
+        """Return how far an attempt got of which only this is known; None: that is not told."""
+        text = self.disk.read(f"{self._job}/{job_id}/status.{number}")
+        return None if text is None else job.status(text)
+
     def void(self, attempt: Attempt) -> bool:
         """Keep an attempt from ever starting; False if its start has been tried.
 
@@ -184,6 +189,13 @@ class Paperwork(Tree):
         """Remember no more of a job: it is claimed, or gone."""
         self.disk.unlink(f"{self._again}/{name}")
 
+    def latest_record(self, job_id: str) -> Record | None:
+        """Return the record among the paperwork of a job, None if there is none to be read."""
+        for name in sorted(self._list(f"{self._job}/{job_id}"), reverse=True):
+            if name.startswith("record."):
+                return self._decode(f"{self._job}/{job_id}/{name}", Record)
+        return None
+
     def append(self, events: Iterable[Event]) -> None:
         """Append to this life's events and sync once.
 
@@ -236,6 +248,27 @@ class Paperwork(Tree):
         self._mkdir(f"{self._job}/{record.id}")
         self.disk.write(self.record_path(record), msgspec.json.encode(record) + b"\n")
 
+    def prepare_record(self, record: Record, name: str) -> None:
+        """Make the paperwork of a job that ends without having been claimed, durably.
+
+        ``name``: under which it is made in ``tmp/``.
+        """
+        disk, building = self.disk, f"{self._tmp}/{name}"
+        disk.mkdir(building)
+        try:
+            path = f"{building}/record.{record.attempt}.json"
+            disk.create([(path, msgspec.json.encode(record) + b"\n", 0o644)])
+            disk.rename(building, f"{self._job}/{record.id}")
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.remove(building)
+            raise
+        disk.sync(self._job)
+
+    def clear_record(self, record: Record) -> None:
+        """Remove the paperwork of a job that has been claimed after all."""
+        self.remove(f"{self._job}/{record.id}")
+
     def record_path(self, record: Record) -> str:
         """Return where a record lies until its job is archived."""
         return f"{self._job}/{record.id}/record.{record.attempt}.json"
@@ -243,6 +276,10 @@ class Paperwork(Tree):
     def out_path(self, record: Record) -> str:
         """Return where the output of a job lies until it is archived."""
         return f"{self._job}/{record.id}/out.{record.attempt}"
+
+    def attempt_out(self, attempt: Attempt) -> str:
+        """Return where the output of an attempt lies until it is archived."""
+        return f"{self._job}/{attempt.id}/out.{attempt.attempt}"
 
     def work_path(self, record: Record) -> str:
         """Return where the working directory of a job lies until it is archived."""

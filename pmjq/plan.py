@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from pmjq.job import Status
 from pmjq.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from pmjq.job import Attempt, Record, Spec
     from pmjq.ready import Stat
@@ -110,6 +110,7 @@ class View:
     start when one ends; ``ahead``: how many may then be claimed and stand in line for it.
     ``most``: how many may run as the keeper was told. ``busy``: something runs. ``running``: only
     while the daemon stops by killing. ``unwanted``: what runs here and may run again elsewhere.
+    ``cancelling``: what runs and is asked to end; ``asked``: who asked for the end of which job.
     ``*_after``: not before this time, since it failed.
     """
 
@@ -131,6 +132,8 @@ class View:
     filing: tuple[Record, ...] = ()
     running: tuple[Run, ...] = ()
     unwanted: tuple[Run, ...] = ()
+    cancelling: tuple[Run, ...] = ()
+    asked: Mapping[str, str] = field(default_factory=dict)
     claim_after: float = 0.0
     start_after: float = 0.0
     end_after: float = 0.0
@@ -242,7 +245,12 @@ def plan(view: View) -> list[Action]:
         attempt = claimed.attempt
         if attempt.refused:
             if view.now >= view.end_after:
-                others.append(End(Over(attempt, Status(), State.REJECTED, attempt.refused)))
+                state = State.CANCELLED if attempt.cancelled else State.REJECTED
+                others.append(End(Over(attempt, Status(), state, attempt.refused)))
+        elif attempt.id in view.asked:
+            if view.now >= view.end_after:
+                reason = cancelled(view.asked[attempt.id])
+                others.append(End(Over(attempt, Status(), State.CANCELLED, reason)))
         elif view.intent is not Intent.RUN:
             returns.append(Return(attempt, "the daemon stops"))
         elif room > 0:
@@ -258,6 +266,8 @@ def plan(view: View) -> list[Action]:
     if view.intent is Intent.KILL:
         starts += _stops(view, view.running)
     starts += _stops(view, view.unwanted)
+    if view.intent is not Intent.KILL:
+        starts += _stops(view, view.cancelling)
     claims = _claims(view)
     if view.now >= view.end_after and (claims or _worth_a_sync(view)):
         others += [End(over) for over in view.over]
@@ -332,6 +342,17 @@ def stopped_unseen(attempt: Attempt, status: Status) -> bool:
     )
 
 
+def cancelled(who: str) -> str:
+    """Return the reason of a job that was ended on request."""
+    return f"cancelled by {who}"
+
+
+def grace_of(run: Run, usual: float) -> float:
+    """Return the seconds between TERM and KILL for a job: its own, or the node's."""
+    own = run.attempt.spec.grace
+    return max(usual if own is None else own, SHORTEST_GRACE)
+
+
 def signal_name(number: int) -> str:
     """Return the name of a signal as people write it: TERM, KILL, or its number."""
     try:
@@ -397,9 +418,12 @@ def _stops(view: View, running: tuple[Run, ...]) -> list[Action]:
 
     KILL is sent again where it was not enough.
     """
-    grace = max(view.grace, SHORTEST_GRACE)
     first = tuple(run for run in running if run.told is None)
-    late = tuple(run for run in running if run.told is not None and view.now >= run.told + grace)
+    late = tuple(
+        run
+        for run in running
+        if run.told is not None and view.now >= run.told + grace_of(run, view.grace)
+    )
     stops: list[Action] = []
     if first:
         stops.append(Stop(first, signal.SIGTERM))

@@ -102,4 +102,7 @@ class Publisher:
             contended=desk.contended,
             polled=round(desk.polled, 3),
             outage=self._outage(),
+            cpus=probe.usable_cpus(),
+            archive=job.shown(turn.filing.archive.done.path),
+            errors=job.shown(turn.filing.archive.failed.path),
         )

@@ -20,6 +20,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
+INFO_FILES = ("job.toml", "proc_config.cfg", "proc_config.xml", "infos.xml")
+"""A directory is a job if one of these lies in it; the first that is there counts."""
+
 
 class Stat(Protocol):
     """The part of ``os.stat_result`` that decisions use."""
@@ -65,12 +68,23 @@ class Look(NamedTuple):
     """An entry opened and examined.
 
     ``busy``: somebody has it open for writing; None where the kernel does not tell. ``head``: its
-    first bytes, None where it may not be read.
+    first bytes, None where it may not be read. Of a directory ``info`` is name and content of its
+    info file, and ``inside`` what must stay the same while it is copied, both None if it has none.
     """
 
     stat: Stat
     busy: bool | None
     head: bytes | None
+    info: tuple[str, bytes] | None = None
+    inside: Inside | None = None
+
+
+class Inside(NamedTuple):
+    """What is in a directory, as far as it tells whether anything changes."""
+
+    entries: int
+    size: int
+    newest_ns: int
 
 
 class Kind(StrEnum):
@@ -81,6 +95,7 @@ class Kind(StrEnum):
     INCOMING = "incoming"
     BAD = "bad"
     LEFT = "left"
+    DEFERRED = "deferred"
     PASSED_OVER = "passed over"
 
 

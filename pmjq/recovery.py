@@ -186,6 +186,22 @@ def load_ended(spool: Spool, desk: Desk) -> None:
             desk.doubtful = True
 
 
+def load_untold(spool: Spool, desk: Desk, looked: set[tuple[str, int]]) -> None:
+    """Put on the desk what has ended without a node: a queued job that was cancelled.
+
+    ``looked``: what was looked at before; it is kept up to date.
+    """
+    ended = set(spool.ended())
+    looked &= ended
+    for key in ended - looked:
+        looked.add(key)
+        if key[0] in desk.filing or key[0] in desk.over:
+            continue
+        record = spool.record(*key)
+        if record is not None and not record.node:
+            _file(spool, desk, record)
+
+
 def _file(spool: Spool, desk: Desk, record: Record) -> None:
     """Have an ended job filed; one of another node is taken first, which only one node can.
 
@@ -193,9 +209,10 @@ def _file(spool: Spool, desk: Desk, record: Record) -> None:
     """
     if record.node == node.name_of(spool.token):
         desk.filing[record.id] = record
-    elif (record.near or not record.archive) and spool.take_ended(record):
+    elif (record.near or not record.archive) and spool.take_ended(record, told=bool(record.node)):
         known = _as_recorded(spool, record)
-        desk.over[record.id] = Over(known, Status(), record.state, record.reason, record)
+        durable = record if record.node else None
+        desk.over[record.id] = Over(known, Status(), record.state, record.reason, durable)
 
 
 def _nodes(spool: Spool) -> set[str]:

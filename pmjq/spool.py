@@ -232,11 +232,15 @@ class Spool(Paperwork):
         """Move a job of a dead life to this one; False if somebody else has it."""
         return self._moved(f"{self.own}/node/{other}/run/{job_id}", f"{self._run}/{job_id}")
 
-    def take_ended(self, record: Record) -> bool:
-        """Move an ended job of a dead node to this one; False if somebody else has it."""
+    def take_ended(self, record: Record, *, told: bool = True) -> bool:
+        """Move an ended job of a dead node to this one; False if somebody else has it.
+
+        ``told``: its outcome is durable, so its record stays as it is.
+        """
         if not self._moved(self.ended_path(record), f"{self._run}/{record.id}"):
             return False
-        self._recorded.add(record.id)
+        if told:
+            self._recorded.add(record.id)
         return True
 
     # -- lives
@@ -292,6 +296,48 @@ class Spool(Paperwork):
         self.remove(base)
         return taken
 
+    def withdraw(self, record: Record) -> bool:
+        """Move a queued job that is cancelled to ``ended/``; its record is there already.
+
+        False: a node has claimed it, or its owner has removed it.
+        """
+        name = job.real_name(record.name, record.name_hex)
+        return self._moved(f"{self.root}/{name}", self.ended_path(record))
+
+    def ask_path(self, token: str, what: str, job_id: str) -> str:
+        """Return the path of a request to a life about a job."""
+        return f"{self.own}/node/{token}/ask/{what}.{job_id}"
+
+    def asked(self, what: str) -> dict[str, int]:
+        """Return the jobs about which this life is asked for something, and the uid of who asks."""
+        base, found = f"{self.own}/node/{self.token}/ask", {}
+        for name in self._list(base):
+            word, _, job_id = name.partition(".")
+            stat = self.disk.stat(f"{base}/{name}") if word == what else None
+            if stat is not None:
+                found[job_id] = stat.st_uid
+        return found
+
+    def answered(self, what: str, job_id: str) -> None:
+        """Remove a request to this life that has been met, or cannot be."""
+        self.disk.unlink(self.ask_path(self.token, what, job_id))
+
+    def drains_path(self) -> str:
+        """Return the directory that names the drained nodes."""
+        return f"{self.own}/drained"
+
+    def drain_path(self, name: str) -> str:
+        """Return the path of the file that has a node drained."""
+        return f"{self.drains_path()}/{name}"
+
+    def drained(self) -> list[str]:
+        """Return the names of the nodes that are to take no more jobs."""
+        return self._list(self.drains_path())
+
+    def drained_by(self, name: str) -> str:
+        """Return who had a node drained."""
+        return (self.disk.read(self.drain_path(name)) or b"").decode("utf-8", "replace").strip()
+
     def batons(self) -> set[str]:
         """Return the ids of the jobs that any life of any node has."""
         lives = self._list(f"{self.own}/node")
@@ -300,6 +346,10 @@ class Spool(Paperwork):
     def running(self) -> list[str]:
         """Return the ids of the jobs that this life has."""
         return self.disk.names(self._run)
+
+    def run_of(self, token: str) -> list[str]:
+        """Return the ids of the jobs that some life has."""
+        return [name for name in self._list(f"{self.own}/node/{token}/run") if job.is_id(name)]
 
     # -- below
 

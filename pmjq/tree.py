@@ -94,6 +94,10 @@ class Tree:
                 self.disk.unlink(hidden)
             raise
 
+    def make(self, path: str) -> None:
+        """Make a directory, if it is not there."""
+        self._mkdir(path)
+
     def _mkdir(self, path: str) -> None:
         try:
             self.disk.mkdir(path)

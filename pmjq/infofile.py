@@ -1,0 +1,117 @@
+"""The info file of a directory job -> how to run it, or why it cannot be run.
+
+A directory is a job if one of ``pmjq.ready.INFO_FILES`` lies in it: ``job.toml``, or what
+QueueManager knows, ``proc_config.cfg`` and its XML form. ``script`` is split as a shell splits
+words and is executed inside the directory; the other keys are those of directives. Of
+QueueManager's files only ``[QMOptions]``, or the elements with its keys, are ours: the rest is the
+job's own.
+
+Pure: bytes in, ``Spec`` or ``Refusal`` out.
+"""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+import tomllib
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+from pmjq import keys
+from pmjq.directives import Refusal
+from pmjq.job import Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SECTION = "QMOptions"
+
+_QUEUE_MANAGER = {
+    "nb_proc": "cpus",
+    "e_mail": "mail",
+    "e-mail": "mail",
+    "info": "name",
+    "priority": "priority",
+    "size": "",
+}
+"""QueueManager's keys and ours; ``size`` is for people there, and asks for nothing."""
+
+_NOTHING = frozenset({"", "unknown", "undefined", "none"})
+"""What QueueManager writes where nothing is known."""
+
+
+class UnreadableError(ValueError):
+    """The file cannot be understood; the message says why."""
+
+
+def spec(name: str, text: bytes) -> Spec | Refusal:
+    """Return how to run a directory whose info file has this name and content."""
+    try:
+        decoded = text.decode("utf-8-sig")
+        found = _toml(decoded) if name.endswith(".toml") else dict(_queue_manager(name, decoded))
+    except (ValueError, configparser.Error, ET.ParseError) as error:
+        return Refusal(f"{name}: cannot be understood: {_one_line(str(error))}; mend it")
+    script = found.pop("script", "")
+    try:
+        argv = tuple(script) if isinstance(script, list) else tuple(shlex.split(script))
+    except ValueError as error:
+        return Refusal(f"{name}: script = {script}: {str(error).lower()}; mend it")
+    if not argv or not all(isinstance(word, str) and "\0" not in word for word in argv):
+        return Refusal(f"{name}: names no script; add for instance: script = sh run.sh")
+    words = [word for key, value in found.items() for word in _words(key, value)]
+    given = keys.fields(words)
+    if isinstance(given, keys.Wrong):
+        return Refusal(f"{name}: {given.reason}")
+    return Spec(argv=argv, directives=tuple(words), **given)
+
+
+def _toml(text: str) -> dict[str, Any]:
+    return tomllib.loads(text)
+
+
+def _queue_manager(name: str, text: str) -> Iterator[tuple[str, Any]]:
+    pairs = _xml(text) if name.endswith(".xml") else _ini(text)
+    for key, given in pairs:
+        value = given.strip()
+        if key == "script":
+            yield key, value
+        elif key in _QUEUE_MANAGER and value.lower() not in _NOTHING:
+            ours = _QUEUE_MANAGER[key]
+            if ours == "cpus" and value == "0":
+                value = "1"
+            if ours == "name":
+                value = _one_line(value)
+            if ours:
+                yield ours, value
+
+
+def _ini(text: str) -> Iterator[tuple[str, str]]:
+    parser = configparser.RawConfigParser(strict=False, allow_no_value=True)
+    parser.read_string(text)
+    if not parser.has_section(SECTION):
+        raise UnreadableError(f"has no section [{SECTION}]")
+    return ((key, value or "") for key, value in parser.items(SECTION))
+
+
+def _xml(text: str) -> Iterator[tuple[str, str]]:
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise UnreadableError("has a document type, which is not read")
+    root = ET.fromstring(text)  # noqa: S314  # of bounded size, without a document type
+    return ((one.tag, one.get("value") or one.text or "") for one in root.iter())
+
+
+def _words(key: str, value: Any) -> list[str]:  # noqa: ANN401  # as TOML has it
+    """Return a key and its value as directives have them."""
+    key = {"nb_proc": "cpus"}.get(key, key).replace("_", "-")
+    if isinstance(value, bool):
+        return [f"{key}={'yes' if value else 'no'}"]
+    if isinstance(value, list):
+        return [f"{key}={one}" for one in value]
+    return [f"{key}={value.isoformat() if hasattr(value, 'isoformat') else value}"]
+
+
+def _one_line(text: str) -> str:
+    return re.sub(
+        r"\s+", " ", "".join(each if each.isprintable() else " " for each in text)
+    ).strip()

@@ -1,0 +1,423 @@
+"""The jobs of a spool as anybody sees them who may read it: every daemon may be down.
+
+Only reads. A job is where its file is: in the spool, in the ``run/`` of a life, in ``ended/``, or
+in an archive, which the events tell. Between two reads it may move on, so what is not found in one
+place is looked for in the next, in the order in which jobs go through them.
+
+Why a queued job does not run, its nodes say in their ``node.json``, each for itself.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import posixpath
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct
+
+from pmjq import directives, history, infofile, job, node, nodes, ready
+from pmjq.directives import Refusal
+from pmjq.job import Attempt, Record, Spec, Status, Try
+from pmjq.keys import ALL_CPUS
+from pmjq.nodes import Pulse
+from pmjq.ready import Kind, Rules
+from pmjq.state import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from pmjq.nodes import Seen as Node
+    from pmjq.ready import Stat
+    from pmjq.spool import Spool
+
+LEAST_PREFIX = 4
+"""Characters of an id at least that find a job."""
+
+EXAMINED = 2000
+"""How many queued entries are opened for what they ask for; the others tell their state only."""
+
+_EVERYBODY = Rules(uids=None)
+
+
+class Seen(Struct, frozen=True, kw_only=True):
+    """One job as it is seen from here: a line of ``pmjq list --json`` and of ``show``.
+
+    Times are UTC. ``reason``: why it does not run, or how it ended. ``archived`` and ``output`` are
+    paths as the node names them that filed it. What is not known is None or empty. ``name_hex``:
+    the bytes of the name where ``name`` is not exact.
+    """
+
+    name: str
+    name_hex: str = ""
+    state: State
+    reason: str = ""
+    id: str = ""
+    attempt: int | None = None
+    owner: str = ""
+    uid: int | None = None
+    node: str = ""
+    queued: datetime | None = None
+    claimed: datetime | None = None
+    started: datetime | None = None
+    ended: datetime | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    user_cpu: float | None = None
+    system_cpu: float | None = None
+    max_rss: int | None = None
+    directives: tuple[str, ...] = ()
+    token: str = ""
+    archived: str = ""
+    output: str = ""
+    late: bool = False
+    earlier: tuple[Try, ...] = ()
+
+    @property
+    def file_name(self) -> str:
+        """Return the exact name of its file."""
+        return job.real_name(self.name, self.name_hex)
+
+    @property
+    def living(self) -> bool:
+        """Tell whether it has not ended."""
+        return self.state in (
+            State.INCOMING,
+            State.HELD,
+            State.QUEUED,
+            State.CLAIMED,
+            State.RUNNING,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is needed to look at jobs: the spool, its nodes, and whom a number is.
+
+    ``now``: the time of day.
+    """
+
+    spool: Spool
+    nodes: list[Node]
+    owner: Callable[[int], str]
+    now: float
+    aside: dict[str, str] = field(default_factory=dict)
+
+    # -- in the spool
+
+    def queued(self) -> list[Seen]:
+        """Return what is in the spool, in the order in which it is to be run."""
+        spool = self.spool
+        own = self._archives()
+        found: list[tuple[int, str, Stat]] = []
+        for name in spool.names():
+            stat = spool.stat(name)
+            if stat is not None and name not in own:
+                found.append((stat.st_ctime_ns, name, stat))
+        found.sort(key=lambda one: (one[0], one[1]))
+        closed = self._closed()
+        return [
+            self._entry(name, stat, closed, examine=number < EXAMINED)
+            for number, (_, name, stat) in enumerate(found)
+        ]
+
+    def entry(self, name: str) -> Seen | None:
+        """Return one entry of the spool, None if it is not there."""
+        stat = self.spool.stat(name) if is_entry(name) else None
+        if stat is None or name in self._archives():
+            return None
+        return self._entry(name, stat, self._closed(), examine=True)
+
+    def _entry(self, name: str, stat: Stat, closed: str, *, examine: bool) -> Seen:
+        standing = ready.standing(name, stat, _EVERYBODY, -math.inf)
+        shown = job.shown(name)
+        said = self.aside.get(shown, "")
+        words: tuple[str, ...] = ()
+        spec: Spec | Refusal | None = None
+        if examine and standing.kind is Kind.QUEUED:
+            spec = self._spec(name)
+            words = spec.directives if isinstance(spec, Spec) else ()
+        state = {Kind.QUEUED: State.QUEUED, Kind.HELD: State.HELD}.get(
+            standing.kind, State.INCOMING
+        )
+        reason = standing.reason or said
+        if not reason and isinstance(spec, Refusal):
+            state, reason = State.INCOMING, spec.reason
+        elif not reason and not isinstance(spec, Refusal):
+            reason = self._too_big(spec) or closed
+        return Seen(
+            name=shown,
+            name_hex=job.exact(name),
+            state=state,
+            reason=reason,
+            owner=self.owner(stat.st_uid),
+            uid=stat.st_uid,
+            queued=job.moment(stat.st_ctime_ns / 1e9),
+            directives=words,
+        )
+
+    def _spec(self, name: str) -> Spec | Refusal | None:
+        try:
+            look = self.spool.look(name)
+            if look is None:
+                return None
+            if look.info is not None:
+                return infofile.spec(*look.info)
+            return directives.spec(look.head) if look.head is not None else None
+        except OSError:
+            return None
+
+    def _too_big(self, spec: Spec | None) -> str:
+        """Return what a job asks for that no living node has."""
+        if spec is None or spec.cpus in (None, ALL_CPUS):
+            return ""
+        most = max((one.cpus or 0 for one in self._living()), default=0)
+        if most and (spec.cpus or 0) > most:
+            return f"needs {spec.cpus} CPUs, more than any node has ({most})"
+        return ""
+
+    def _living(self) -> list[Node]:
+        return [one for one in self.nodes if one.state in (Pulse.ALIVE, Pulse.UNKNOWN)]
+
+    def _closed(self) -> str:
+        """Return why no node starts anything, empty if one does."""
+        living = self._living()
+        if not living:
+            silent = ", ".join(one.name for one in self.nodes)
+            return f"no node is alive ({silent} silent)" if silent else "no daemon runs here"
+        reasons = [f"{one.name}: {one.outage or one.reason}" for one in living]
+        if any(one.gate == "open" and not one.stopping for one in living):
+            return ""
+        return "; ".join(sorted(reasons))
+
+    def _archives(self) -> set[str]:
+        """Return the names in the spool that are archives of its nodes."""
+        inside = f"{self.spool.root}/"
+        paths = [path for one in self.nodes for path in (one.archive, one.errors)]
+        return {path.removeprefix(inside) for path in paths if path.startswith(inside)}
+
+    # -- in a node's hands
+
+    def claimed(self) -> list[Seen]:
+        """Return what the nodes have, by node and time."""
+        found = [
+            seen
+            for token in self.spool.tokens()
+            for job_id in self.spool.run_of(token)
+            if (seen := self._claimed(token, job_id)) is not None
+        ]
+        return sorted(found, key=lambda one: (one.node, str(one.started or one.claimed), one.id))
+
+    def _claimed(self, token: str, job_id: str) -> Seen | None:
+        attempt = self.spool.attempt(job_id)
+        if attempt is None:
+            # Its record has taken the place of its claim, or its paperwork is torn.
+            record = self.spool.latest_record(job_id)
+            if record is not None:
+                return of_record(record, self.spool.root, "ended, and is about to be moved")
+            name = node.name_of(token)
+            return Seen(name=job_id, id=job_id, state=State.CLAIMED, node=name, token=token)
+        status = self.spool.status(attempt) or Status()
+        return self._attempted(attempt, status, token)
+
+    def _attempted(self, attempt: Attempt, status: Status, token: str) -> Seen:
+        running = status.started is not None and not status.error
+        reason = self._silence(token)
+        return Seen(
+            name=attempt.name,
+            name_hex=attempt.name_hex,
+            state=State.RUNNING if running else State.CLAIMED,
+            reason=reason or attempt.refused,
+            id=attempt.id,
+            attempt=attempt.attempt,
+            owner=attempt.owner,
+            uid=attempt.uid,
+            node=node.name_of(token),
+            queued=attempt.queued,
+            claimed=attempt.claimed,
+            started=job.moment(status.started) if running and status.started else None,
+            directives=attempt.spec.directives,
+            token=token,
+            output=self.spool.attempt_out(attempt),
+            earlier=attempt.earlier,
+        )
+
+    def _silence(self, token: str) -> str:
+        for one in self.nodes:
+            if one.token == job.shown(token) and one.state is not Pulse.ALIVE:
+                return f"its node is {one.state}"
+        return ""
+
+    # -- ended
+
+    def unfiled(self) -> list[Seen]:
+        """Return what has ended and is not archived yet."""
+        found = []
+        for key in self.spool.ended():
+            record = self.spool.record(*key)
+            if record is not None:
+                found.append(of_record(record, self.spool.root, output=self.spool.out_path(record)))
+        return found
+
+    def unfiled_untold(self) -> list[Seen]:
+        """Return what has ended without a node, and no daemon has taken up yet."""
+        return [one for one in self.unfiled() if not one.node]
+
+    def ended(
+        self, wanted: Callable[[Record], bool] = lambda _: True, needle: bytes = b""
+    ) -> Iterator[Seen]:
+        """Return what has ended, newest first; errors as ``pmjq.history.records``."""
+        return (
+            of_record(record, self.spool.root)
+            for record in history.records(self.spool, wanted, needle)
+        )
+
+    # -- one job
+
+    def found(self, text: str) -> list[Seen]:
+        """Return the jobs that a person means by a name, a path, an id or the start of one.
+
+        Those that live are meant before those that ended, and of those of one name the last that
+        ended. Several are returned where a name or a start has several; none where it has none.
+        """
+        name = self._name(text)
+        living = [one for one in [self.entry(name)] if one is not None]
+        claimed = self.claimed()
+        living += [one for one in claimed if name in (one.file_name, one.id)]
+        if living:
+            return living
+        untold = [one for one in self.unfiled_untold() if name in (one.file_name, one.id)]
+        if untold:
+            return untold[-1:]
+        prefix = len(name) >= LEAST_PREFIX and not set(name) - set("0123456789abcdef-")
+        by_id = [one for one in claimed if one.id.startswith(name)] if prefix else []
+        if by_id:
+            return by_id
+        hexadecimal = job.exact(name)
+        shown = job.shown(name)
+        needle = hexadecimal.encode() or msgspec.json.encode(shown)[1:-1]
+
+        def meant(record: Record) -> bool:
+            return record.name == shown and record.name_hex == hexadecimal
+
+        latest = next(self.ended(meant, needle), None)
+        if latest is not None:
+            return [latest]
+        if not prefix:
+            return []
+        latest_of: dict[str, Seen] = {}
+        for one in self.ended(lambda record: record.id.startswith(name), name.encode()):
+            latest_of.setdefault(one.id, one)
+        return list(latest_of.values())
+
+    def again(self, jobs: list[Seen]) -> list[Seen | None]:
+        """Return how jobs that lived stand now, each in its place; None: it is nowhere."""
+        claimed = self.claimed()
+        by_id = {one.id: one for one in claimed}
+        by_name = {one.file_name: one for one in claimed}
+        now: list[Seen | None] = []
+        for one in jobs:
+            here = by_id.get(one.id) or (None if one.id else self.entry(one.file_name))
+            now.append(here or (None if one.id else by_name.get(one.file_name)))
+        missing = {number for number, one in enumerate(now) if one is None}
+        if not missing:
+            return now
+        untold = self.unfiled_untold()
+        ids = {jobs[number].id: number for number in missing if jobs[number].id}
+        names = {
+            (jobs[number].name, jobs[number].name_hex): number
+            for number in missing
+            if not jobs[number].id
+        }
+
+        def number_of(one: Seen) -> int | None:
+            return ids.get(one.id, names.get((one.name, one.name_hex)))
+
+        for one in (*reversed(untold), *self.ended()):
+            number = number_of(one)
+            if number in missing:
+                now[number] = one
+                missing.discard(number)
+            if not missing:
+                break
+        # An entry that had been returned, or that a node was just claiming.
+        for number in missing:
+            now[number] = self.entry(jobs[number].file_name)
+        return now
+
+    def attempts_before(self, seen: Seen) -> list[Seen]:
+        """Return the records of the attempts before one, as far as they are known."""
+        ids = {one.id for one in seen.earlier}
+        if not ids:
+            return []
+        ended = list(self.ended(lambda record: record.id in ids))
+        return sorted(ended, key=lambda one: one.attempt or 0)
+
+    def reasons(self, seen: Seen) -> list[str]:
+        """Return what each living node says of why a queued job does not run."""
+        found = []
+        for one in self._living():
+            closed = one.outage or one.reason if one.gate != "open" else ""
+            said = nodes.aside(self.spool, [one]).get(seen.name, "") or closed
+            stopping = f"is stopping ({one.stopping})" if one.stopping else ""
+            found.append(f"{one.name}: {said or stopping or 'may start it'}")
+        return found
+
+    def _name(self, text: str) -> str:
+        """Return the name or id that a path leads to: an entry of the spool, or an archived job."""
+        directory, _, name = text.rpartition("/")
+        if not directory:
+            return text
+        stem = _STEM.match(name)
+        return stem[1] if stem else name
+
+    # -- patterns
+
+    def matching(self, pattern: str, jobs: Iterable[Seen]) -> list[Seen]:
+        """Return the jobs whose names match a pattern as shells have them."""
+        return [one for one in jobs if fnmatch.fnmatchcase(one.file_name, pattern)]
+
+
+_STEM = job.STEM
+
+
+def is_entry(name: str) -> bool:
+    """Tell whether a text can be the name of an entry of the spool."""
+    return bool(name) and "/" not in name and "\0" not in name and name not in (".", "..", ".pmjq")
+
+
+def of_record(record: Record, root: str, reason: str = "", output: str = "") -> Seen:
+    """Return a job that has ended as its record has it; ``root``: the spool."""
+    stem = job.real_name(record.stem, record.stem_hex)
+    archive = job.real_name(record.archive, record.archive_hex)
+    if record.near:
+        archive = posixpath.normpath(f"{root}/{archive}")
+    archived = f"{archive}/{stem}" if archive else ""
+    return Seen(
+        name=record.name,
+        name_hex=record.name_hex,
+        state=record.state,
+        reason=reason or record.reason,
+        id=record.id,
+        attempt=record.attempt,
+        owner=record.owner,
+        uid=record.uid,
+        node=record.node,
+        queued=record.queued,
+        claimed=record.claimed,
+        started=record.started,
+        ended=record.ended,
+        exit_code=record.exit_code,
+        signal=record.signal,
+        user_cpu=record.user_cpu,
+        system_cpu=record.system_cpu,
+        max_rss=record.max_rss,
+        directives=record.directives,
+        archived=archived,
+        output=output or (f"{archived}.out" if archived else ""),
+        late=record.late,
+        earlier=record.earlier,
+    )

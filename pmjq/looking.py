@@ -1,0 +1,212 @@
+"""The verbs that only look: list, show, logs, history. Thin over ``Queue``.
+
+Whatever costs time to import is imported when the verb is called, so that help is quick. Each
+returns its exit code.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pmjq import face
+
+if TYPE_CHECKING:
+    from pmjq.jobs import Seen
+    from pmjq.render import Row
+
+LIST = ("NAME", "STATE", "ID", "OWNER", "NODE", "AGE", "REASON")
+HISTORY = ("ENDED", "NAME", "STATE", "ID", "OWNER", "NODE", "TIME", "REASON")
+
+MOST_TOLD = 50
+"""How many ended jobs are told of unless more are asked for."""
+
+SHORT_ID = 8
+
+
+@face.verb("list")
+@face.spool_option
+@click.option("--mine", is_flag=True, help="Only my own jobs.")
+@click.option("--state", "states", multiple=True, metavar="STATE", help="Only those in this state.")
+@face.json_option
+@click.argument("names", nargs=-1, metavar="[JOB]...")
+def list_jobs(names: tuple[str, ...], spool: str | None, *, as_json: bool, **options: Any) -> int:  # noqa: ANN401  # as click hands them over
+    """List the jobs that have not ended: where they are, and why they do not run.
+
+    Those that run come first, then the queue in its order. JOB may be a pattern.
+    """
+    import os
+
+    from pmjq.queue import Queue
+
+    found = Queue(face.root(spool)).list(names)
+    if options["mine"]:
+        found = [one for one in found if one.uid == os.geteuid()]
+    if options["states"]:
+        found = [one for one in found if one.state in _states(options["states"])]
+    if as_json:
+        face.lines(found)
+    else:
+        now = time.time()
+        face.table(LIST, [_row(one, now) for one in found])
+    return 0
+
+
+@face.verb("show")
+@face.spool_option
+@face.json_option
+@click.argument("names", nargs=-1, required=True, metavar="JOB...")
+def show(names: tuple[str, ...], spool: str | None, *, as_json: bool) -> int:
+    """Tell everything that is known of jobs: every attempt, where it was and how it went."""
+    from pmjq.queue import Queue
+
+    queue = Queue(face.root(spool))
+    found = [one for name in names for one in queue.show(name)]
+    if as_json:
+        face.lines(found)
+        return 0
+    for number, one in enumerate(found):
+        if number:
+            face.put("\n")
+        face.put("".join(f"{name:<11} {value}\n" for name, value in _facts(one)))
+        for line in queue.reasons(one):
+            face.put(f"  {line}\n")
+    return 0
+
+
+@face.verb("logs")
+@face.spool_option
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
+@click.argument("name", metavar="JOB")
+def logs(name: str, spool: str | None, *, follow: bool) -> int:
+    """Print the output of a job, also while it runs."""
+    from pmjq.queue import Queue
+
+    for part in Queue(face.root(spool)).logs(name, follow=follow):
+        if not face.put_bytes(part):
+            break
+    return 0
+
+
+def _when(text: str) -> datetime:
+    from pmjq import keys
+
+    try:
+        seconds = keys.duration(text)
+    except ValueError:
+        when = datetime.fromisoformat(text)
+        return when if when.tzinfo else when.astimezone()
+    return datetime.fromtimestamp(time.time() - seconds).astimezone()
+
+
+_time = face.Checked("time", _when)
+
+
+@face.verb("history")
+@face.spool_option
+@click.option(
+    "-n", "most", type=click.IntRange(min=0), default=MOST_TOLD, show_default=True,
+    metavar="N", help="The last N at most; 0: all.",
+)  # fmt: skip
+@click.option("--state", "states", multiple=True, metavar="STATE", help="Only those that ended so.")
+@click.option("--owner", metavar="USER", help="Only those of this owner.")
+@click.option("--node", metavar="NODE", help="Only those that this node ran.")
+@click.option("--name", metavar="PATTERN", help="Only those whose name is so.")
+@click.option("--since", type=_time, metavar="TIME", help="Only later ones; also 2h, 3d: ago.")
+@click.option("--until", type=_time, metavar="TIME", help="Only earlier ones.")
+@face.json_option
+def history(spool: str | None, most: int, *, as_json: bool, **only: Any) -> int:  # noqa: ANN401  # as click hands them over
+    """List the jobs that have ended, the last ones last."""
+    from pmjq.queue import Queue
+
+    only["states"] = _states(only["states"])
+    found = list(Queue(face.root(spool)).history(most=most or None, **only))
+    found.reverse()
+    if as_json:
+        face.lines(found)
+    else:
+        face.table(HISTORY, [_ended_row(one) for one in found])
+    return 0
+
+
+def _states(given: tuple[str, ...]) -> frozenset[str]:
+    from pmjq.errors import UsageError
+    from pmjq.state import State
+
+    for text in given:
+        if text not in list(State):
+            raise UsageError(f"--state {text}: no such state; there are {', '.join(State)}")
+    return frozenset(given)
+
+
+def _row(one: Seen, now: float) -> Row:
+    from pmjq import render
+
+    since = one.started or one.claimed or one.queued
+    age = render.duration(max(0.0, now - since.timestamp())) if since else "-"
+    cells = (
+        one.name,
+        str(one.state),
+        one.id[:SHORT_ID] or "-",
+        one.owner or "-",
+        one.node or "-",
+        age.replace(" ", render.JOIN),
+        one.reason or "-",
+    )
+    return render.Row(cells)
+
+
+def _ended_row(one: Seen) -> Row:
+    from pmjq import render
+
+    ended = f"{one.ended.astimezone():%Y-%m-%d %H:%M:%S}" if one.ended else "-"
+    took = "-"
+    if one.started and one.ended:
+        took = render.duration(max(0.0, (one.ended - one.started).total_seconds()))
+    cells = (
+        ended.replace(" ", render.JOIN),
+        one.name,
+        str(one.state),
+        one.id[:SHORT_ID],
+        one.owner,
+        one.node or "-",
+        took.replace(" ", render.JOIN),
+        one.reason or "-",
+    )
+    return render.Row(cells)
+
+
+def _facts(one: Seen) -> list[tuple[str, str]]:
+    """Return what there is to say of a job, by name."""
+    from pmjq import render
+
+    facts: list[tuple[str, str | None]] = [
+        ("name", one.name),
+        ("state", str(one.state)),
+        ("reason", one.reason),
+        ("id", one.id),
+        ("attempt", str(one.attempt) if one.attempt else None),
+        ("owner", one.owner),
+        ("node", one.node),
+        ("directives", " ".join(one.directives)),
+        *((word, _clock(getattr(one, word))) for word in ("queued", "claimed", "started", "ended")),
+        ("exit code", None if one.exit_code is None else str(one.exit_code)),
+        ("signal", None if one.signal is None else str(one.signal)),
+    ]
+    if one.user_cpu is not None and one.system_cpu is not None:
+        cpu = f"{render.duration(one.user_cpu)} user, {render.duration(one.system_cpu)} system"
+        facts.append(("CPU time", cpu))
+    if one.max_rss is not None:
+        facts.append(("memory", render.size(one.max_rss)))
+    facts += [("archived", one.archived), ("output", one.output)]
+    return [(name, face.clean(value)) for name, value in facts if value]
+
+
+def _clock(when: datetime | None) -> str | None:
+    return f"{when.astimezone():%Y-%m-%d %H:%M:%S}" if when else None
+
+
+COMMANDS = {"list": list_jobs, "show": show, "logs": logs, "history": history}

@@ -1,0 +1,384 @@
+"""``Queue``: the jobs of one spool, as people and programs address them.
+
+The verbs of the command line are thin over it, so that whatever they do a program does too, with
+the same words. It works on the files alone: no daemon need run, on this machine or any other. What
+only reads changes nothing.
+
+Nothing is printed here. What is wrong is an exception of ``pmjq.errors``; what came of a request
+about each job is an ``Answer``.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import time
+import uuid
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
+
+from pmjq import account, history, job, keys, nodes, probe, script, submission
+from pmjq.disk import Disk
+from pmjq.errors import NotFoundError, UsageError
+from pmjq.jobs import Look, Seen
+from pmjq.nodes import Seen as Node
+from pmjq.spool import Spool
+from pmjq.steering import Answer, Steering
+from pmjq.submission import Draft, Submission
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from pmjq.job import Record
+
+Jobs = list[Seen]
+Answers = list[Answer]
+Nodes = list[Node]
+"""Inside of ``Queue`` the word list is a verb."""
+
+ALL = "ALL"
+"""All jobs of mine."""
+
+SOON, LATE = 0.05, 1.0
+"""Seconds between two looks while waiting: the first, and the longest."""
+
+SLOWER = 1.2
+
+GONE_FOR = 3.0
+"""Seconds after which a job that is nowhere was withdrawn: a node may be moving it."""
+
+CHUNK = 1 << 16
+
+TIMED_OUT = 124
+"""The exit code of a wait whose time is over, as of timeout(1)."""
+
+SIGNALLED = 128
+
+
+class Queue:
+    """The queue of one spool.
+
+    ``spool``: its directory; else ``$PMJQ_SPOOL``, else the current directory.
+    """
+
+    def __init__(self, spool: str | os.PathLike[str] | None = None) -> None:
+        """Touch nothing yet."""
+        given = os.fspath(spool) if spool is not None else os.environ.get("PMJQ_SPOOL") or "."
+        if not given:
+            raise UsageError("SPOOL is empty; name the directory that jobs are put in")
+        self.path = os.path.abspath(given)
+        self._disk = Disk()
+
+    # -- submit
+
+    def submit(
+        self,
+        command: Sequence[str | bytes] | bytes,
+        *,
+        name: str | None = None,
+        directory: str | None = None,
+        variables: Mapping[str, str] | None = None,
+        held: bool = False,
+        **asked: object,
+    ) -> str:
+        """Put one job into the spool; return its name.
+
+        ``command``: words, which run in ``directory`` (the current one) exact to the byte; or the
+        text of a script. ``asked``: keys of directives, with ``_`` for ``-``: ``cpus=4``. Raises
+        UsageError for a key or value that there is not, and as ``Submission.put``.
+        """
+        words = asked_words(asked)
+        where = os.fsencode(os.path.abspath(directory or os.getcwd()))
+        exported = {os.fsencode(k): os.fsencode(v) for k, v in (variables or {}).items()}
+        if isinstance(command, bytes):
+            text = script.with_words(command, words)
+            base = name or "script"
+        else:
+            argv = [os.fsencode(word) for word in command]
+            if not argv or any(b"\0" in word for word in argv):
+                raise UsageError("a command wants at least one word, and none with a NUL in it")
+            text = script.command(argv, where, exported, words)
+            base = name or os.path.basename(os.fsdecode(argv[0]))
+        names: list[str] = []
+        self.put([Draft(submission.unique(base), text, held)], names.append)
+        return names[0]
+
+    def put(self, drafts: Iterable[Draft], put: Callable[[str], None]) -> None:
+        """Put jobs into the spool; ``put`` hears the name of each when it is there."""
+        umask = os.umask(0)
+        os.umask(umask)
+        Submission(self._disk, self.path, umask).put(drafts, put)
+
+    # -- look
+
+    def nodes(self, watch: float = 0.0) -> Nodes:
+        """Return the nodes; ``watch``: look twice, so many seconds apart."""
+        return nodes.look(self.opened(), probe.machine(), time.time, watch, time.sleep)
+
+    def list(self, names: Sequence[str] = ()) -> Jobs:
+        """Return the jobs that have not ended, those that run first; ``names``: only these."""
+        look = self.look()
+        if names:
+            return [one for one in self._meant(look, names) if one.living]
+        return [*look.claimed(), *look.queued()]
+
+    def show(self, name: str) -> Jobs:
+        """Return all that is known of a job: its attempts that ended, and where it is now."""
+        look = self.look()
+        found: Jobs = []
+        for seen in self._meant(look, [name]):
+            found += [*look.attempts_before(seen), seen]
+        return found
+
+    def reasons(self, seen: Seen) -> Sequence[str]:
+        """Return what each living node says of why a queued job does not run there."""
+        return self.look().reasons(seen) if seen.living and not seen.token else []
+
+    def history(
+        self,
+        *,
+        most: int | None = None,
+        states: Collection[str] = (),
+        owner: str | None = None,
+        node: str | None = None,
+        name: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Iterator[Seen]:
+        """Return the jobs that have ended, newest first, ``most`` of them; ``name``: a pattern."""
+
+        def wanted(one: Seen | Record) -> bool:
+            exact = job.real_name(one.name, one.name_hex)
+            return (
+                (not states or one.state in states)
+                and owner in (None, one.owner)
+                and node in (None, one.node)
+                and (name is None or fnmatch.fnmatchcase(exact, name))
+                and (until is None or one.ended is None or one.ended <= until)
+            )
+
+        look = self.look(aside=False)
+        untold = [one for one in look.unfiled_untold() if wanted(one)]
+        told = {one.id for one in untold}
+        everything = chain(untold, (one for one in look.ended(wanted) if one.id not in told))
+        for one in islice(everything, most):
+            if since is not None and one.ended is not None and one.ended < since:
+                return
+            yield one
+
+    def logs(self, name: str, *, follow: bool = False) -> Iterator[bytes]:
+        """Return the output of a job in pieces; ``follow``: until it has ended.
+
+        NotFoundError if there is no such job; UsageError if several have the name and live.
+        """
+        found = self._meant(self.look(), [name])
+        if len(found) > 1:
+            ids = ", ".join(one.id or one.name for one in found)
+            raise UsageError(f"{name}: {len(found)} jobs are meant; name one by its id: {ids}")
+        return self._output(found[0], follow=follow)
+
+    # -- wait
+
+    def wait(self, names: Sequence[str], timeout: float | None = None) -> Jobs:
+        """Wait until jobs have ended; return them, in the order in which they were named.
+
+        What has not ended when ``timeout`` seconds are over is returned as it is then.
+        NotFoundError if there is no such job, or it was withdrawn.
+        """
+        return _Waiting(self, self._meant(self.look(), names)).run(timeout)
+
+    # -- steer
+
+    def cancel(self, names: Sequence[str]) -> Answers:
+        """End jobs: queued ones at once, running ones by asking their nodes."""
+        return self._steered(names, Steering.cancel)
+
+    def hold(self, names: Sequence[str]) -> Answers:
+        """Keep queued jobs from being started."""
+        return self._steered(names, Steering.hold, lambda one: not one.token)
+
+    def release(self, names: Sequence[str]) -> Answers:
+        """Let held jobs go."""
+        return self._steered(names, Steering.release, lambda one: not one.token)
+
+    def retry(self, names: Sequence[str]) -> Answers:
+        """Put jobs that have ended into the queue again."""
+        return self._steered(names, Steering.retry)
+
+    def drain(self, names: Sequence[str]) -> Answers:
+        """Have nodes take no more jobs; what they run goes on."""
+        steering = self._steering(self.look())
+        return [steering.drain(name) for name in self._node_names(names)]
+
+    def resume(self, names: Sequence[str]) -> Answers:
+        """Have drained nodes take jobs again."""
+        steering = self._steering(self.look())
+        return [steering.resume(name) for name in self._node_names(names)]
+
+    # -- below
+
+    def opened(self) -> Spool:
+        """Return the spool; NotFoundError if it is none."""
+        return nodes.opened(self._disk, self.path)
+
+    def look(self, *, aside: bool = True) -> Look:
+        """Return a look at the jobs; ``aside``: with the reasons that nodes give."""
+        spool = self.opened()
+        seen = nodes.look(spool, probe.machine(), time.time)
+        reasons = nodes.aside(spool, seen) if aside else {}
+        return Look(spool, seen, account.owner_name, time.time(), reasons)
+
+    def _steering(self, look: Look) -> Steering:
+        return Steering(look, account.owner_name(os.geteuid()), _chance, time.time)
+
+    def _steered(
+        self,
+        names: Sequence[str],
+        steer: Callable[[Steering, Seen], Answer],
+        among: Callable[[Seen], bool] = lambda _: True,
+    ) -> Answers:
+        look = self.look()
+        steering = self._steering(look)
+        return [steer(steering, one) for one in self._meant(look, names, among)]
+
+    def _meant(
+        self, look: Look, names: Sequence[str], among: Callable[[Seen], bool] = lambda _: True
+    ) -> Jobs:
+        """Return the jobs that are named: by name, path, id, pattern, or ALL of mine, each once."""
+        found: dict[tuple[str, str], Seen] = {}
+        living: Jobs | None = None
+        for name in names:
+            here = look.found(name) if name != ALL else []
+            if not here and (name == ALL or set(name) & set("*?[")):
+                living = [*look.claimed(), *look.queued()] if living is None else living
+                mine = [one for one in living if one.uid == os.geteuid() and among(one)]
+                here = mine if name == ALL else look.matching(name, filter(among, living))
+                if name == ALL:
+                    found |= {(one.id, one.file_name): one for one in here}
+                    continue
+            if not here:
+                raise NotFoundError(f"{job.shown(name)}: no such job in {job.shown(self.path)}")
+            found |= {(one.id, one.file_name): one for one in here}
+        return list(found.values())
+
+    def _node_names(self, names: Sequence[str]) -> Sequence[str]:
+        known = {one.name for one in self.nodes()}
+        drained = set(self.opened().drained())
+        wanted = sorted(known) if list(names) == [ALL] else list(dict.fromkeys(names))
+        for name in wanted:
+            if name not in known | drained:
+                raise NotFoundError(f"{job.shown(name)}: no such node here; pmjq nodes lists them")
+        return wanted
+
+    def _output(self, seen: Seen, *, follow: bool) -> Iterator[bytes]:
+        """Return what a job wrote, wherever its output has gone meanwhile."""
+        reading, pause = _Reading(self._disk), SOON
+        while True:
+            ended = not seen.living
+            more = False
+            for part in reading.parts(seen.output):
+                more = True
+                yield part
+            if not follow or ended:
+                return
+            pause = SOON if more else min(LATE, pause * SLOWER)
+            time.sleep(pause)
+            seen = self._again(seen)
+
+    def _again(self, seen: Seen) -> Seen:
+        """Return how a job stands now; NotFoundError if it was withdrawn."""
+        deadline = time.monotonic() + GONE_FOR
+        while (now := self.look(aside=False).again([seen])[0]) is None:
+            if time.monotonic() > deadline:
+                raise NotFoundError(f"{seen.name}: was withdrawn by its owner")
+            time.sleep(SOON)
+        return now
+
+
+class _Reading:
+    """The output of a job, read on from where it was read to, also when it has been moved."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._offset = 0
+
+    def parts(self, path: str) -> Iterator[bytes]:
+        while path and (part := self._disk.read_part(path, self._offset, CHUNK)):
+            self._offset += len(part)
+            yield part
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A wait for some jobs: events wake it, and now and then it looks for itself."""
+
+    queue: Queue
+    jobs: Jobs
+    _gone: dict[int, float] = field(default_factory=dict)
+
+    def run(self, timeout: float | None) -> Jobs:
+        # The news begin before the look: what ends in between is in one of both.
+        news = history.News(self.queue.opened())
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = 0.0
+        while True:
+            if pause >= LATE or not pause or news.events():
+                self._look()
+                pause = SOON
+            if not any(one.living for one in self.jobs):
+                return self.jobs
+            left = LATE if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                return self.jobs
+            time.sleep(min(pause, left))
+            pause = min(LATE, pause * SLOWER)
+
+    def _look(self) -> None:
+        numbers = [number for number, one in enumerate(self.jobs) if one.living]
+        now = self.queue.look(aside=False).again([self.jobs[number] for number in numbers])
+        for number, one in zip(numbers, now, strict=True):
+            if one is not None:
+                self.jobs[number] = one
+                self._gone.pop(number, None)
+            elif time.monotonic() > self._gone.setdefault(number, time.monotonic()) + GONE_FOR:
+                raise NotFoundError(f"{self.jobs[number].name}: was withdrawn by its owner")
+
+
+def exit_code(seen: Seen) -> int:
+    """Return the exit code of a wait for a job: its own, 128+N for signal N, 1 for another end."""
+    if seen.living:
+        return TIMED_OUT
+    if seen.signal is not None:
+        return SIGNALLED + seen.signal
+    if seen.exit_code is not None and not (seen.exit_code == 0 and seen.state != "done"):
+        return seen.exit_code
+    return 1
+
+
+def asked_words(asked: Mapping[str, object]) -> list[str]:
+    """Return keys and values as directives have them; UsageError if one is not known."""
+    words = []
+    for name, value in asked.items():
+        key = name.replace("_", "-")
+        if value is None or value is False or value == ():
+            continue
+        values = value if isinstance(value, list | tuple) else [value]
+        for one in values:
+            text = "yes" if one is True else _text(one)
+            words.append(f"{key}={text}")
+    wrong = keys.fields(words)
+    if isinstance(wrong, keys.Wrong):
+        raise UsageError(wrong.reason)
+    if odd := [word for word in words if not word.isprintable()]:
+        raise UsageError(f"{odd[0]!r}: must be printable; name jobs with odd names by their ids")
+    return words
+
+
+def _text(value: Any) -> str:  # noqa: ANN401  # a date, a number, a name
+    return str(value.isoformat() if hasattr(value, "isoformat") else value)
+
+
+def _chance() -> str:
+    return str(uuid.uuid4())

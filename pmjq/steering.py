@@ -1,0 +1,251 @@
+"""What people ask for about jobs and nodes, as changes of files: cancel, hold, release, drain.
+
+Each is one call that commits, and needs no daemon. A queued job that is cancelled is moved to
+``ended/`` with its record beside the others; a daemon files it when one is there. What runs is
+asked of its node, by a file in ``ask/`` whose owner is the asker. A node that is drained finds a
+file with its name, also after a restart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pmjq import job
+from pmjq.job import Attempt, Status
+from pmjq.nodes import Pulse
+from pmjq.state import State
+from pmjq.submission import PART, mark, refusal, unique
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pmjq.jobs import Look, Seen
+    from pmjq.spool import Spool
+
+EXECUTE = 0o111
+EXECUTE_OWNER = 0o100
+
+GONE = frozenset({Pulse.DEAD, Pulse.SILENT, Pulse.BURIED})
+"""Nodes that hear nothing."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a request: a line of ``--json`` of the verbs that steer.
+
+    ``done``: it is so, or has been asked of the node; ``text``: what is so, or why it is not.
+    """
+
+    name: str
+    id: str = ""
+    node: str = ""
+    done: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """Changes to one spool by one person.
+
+    ``who``: the person's name; ``chance`` makes up a UUID; ``wall`` is the time of day.
+    """
+
+    look: Look
+    who: str
+    chance: Callable[[], str]
+    wall: Callable[[], float]
+
+    @property
+    def _spool(self) -> Spool:
+        return self.look.spool
+
+    def hold(self, seen: Seen) -> Answer:
+        """Keep a queued job from being started."""
+        if seen.state is State.HELD:
+            return _answer(seen, "held", done=True)
+        return self._chmod(seen, "held", lambda mode: mode & ~EXECUTE)
+
+    def release(self, seen: Seen) -> Answer:
+        """Let a job go that is held."""
+        if seen.state is not State.HELD:
+            return _answer(seen, f"is {seen.state}, not held", done=False)
+        return self._chmod(seen, "released", lambda mode: mode | EXECUTE_OWNER)
+
+    def cancel(self, seen: Seen) -> Answer:
+        """End a job: a queued one at once, one that a node has by asking the node."""
+        if not seen.living:
+            return _answer(seen, f"has ended already ({seen.state})", done=False)
+        if not seen.token:
+            found = self._withdraw(seen)
+            if found is not None:
+                return found
+            # A node was quicker.
+            again = [one for one in self.look.claimed() if one.file_name == seen.file_name]
+            if not again:
+                return _answer(seen, "is not in the queue any more", done=False)
+            seen = again[-1]
+        return self._ask(seen)
+
+    def retry(self, seen: Seen) -> Answer:
+        """Put a job that has ended into the queue again, as it is in the archive."""
+        spool, disk = self._spool, self._spool.disk
+        if seen.living:
+            return _answer(seen, f"is {seen.state}; only what has ended can be tried again")
+        if text := self._may_run(seen):
+            return _answer(seen, text)
+        stat = disk.stat(seen.archived) if seen.archived else None
+        if stat is None:
+            return _answer(seen, "its file is not in the archive any more; submit it again")
+        name = seen.file_name
+        if disk.stat(f"{spool.root}/{name}") is not None:
+            name = unique(name)
+        part = f"{spool.root}/{PART}{mark()}"
+        try:
+            disk.copy(seen.archived, part)
+            made = disk.stat(part)
+            if made is not None:
+                spool.remember(name, made, (seen.attempt or 1) + 1)
+            disk.rename_new(part, f"{spool.root}/{name}")
+            disk.sync(spool.root)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                spool.remove(part)
+            raise refusal(spool.root, error) from error
+        text = "is in the queue again" + (
+            f" as {job.shown(name)}" if name != seen.file_name else ""
+        )
+        return _answer(seen, text, done=True)
+
+    def _may_run(self, seen: Seen) -> str:
+        """Return why a lost job may still run, empty if it does not."""
+        status = self._spool.status_of(seen.id, seen.attempt or 1)
+        if seen.state is not State.LOST or seen.late or status is None or status.code is not None:
+            return ""
+        if any(one.name == seen.node and one.state is Pulse.ALIVE for one in self.look.nodes):
+            return f"may still run on node {seen.node}; wait until its record is completed"
+        return ""
+
+    def drain(self, name: str) -> Answer:
+        """Have a node take no more jobs, also after a restart."""
+        spool, path = self._spool, self._spool.drain_path(name)
+        text = f"drained by {self.who}"
+        try:
+            spool.make(spool.drains_path())
+            spool.disk.write(path, f"{self.who}\n".encode())
+            self._nudge()
+        except OSError as error:
+            raise refusal(path, error) from error
+        return Answer(name=name, node=name, done=True, text=text)
+
+    def resume(self, name: str) -> Answer:
+        """Have a node that is drained take jobs again."""
+        spool, path = self._spool, self._spool.drain_path(name)
+        try:
+            if spool.disk.stat(path) is None:
+                return Answer(name=name, node=name, done=False, text="is not drained")
+            spool.disk.unlink(path)
+            self._nudge()
+        except OSError as error:
+            raise refusal(path, error) from error
+        return Answer(name=name, node=name, done=True, text="takes jobs again")
+
+    # -- below
+
+    def _chmod(self, seen: Seen, word: str, change: Callable[[int], int]) -> Answer:
+        path = f"{self._spool.root}/{seen.file_name}"
+        if seen.token or not seen.living:
+            return _answer(seen, f"is {seen.state}; only what is queued can be {word}", done=False)
+        try:
+            stat = self._spool.disk.stat(path)
+            if stat is None:
+                return _answer(seen, "is not in the queue any more", done=False)
+            self._spool.disk.chmod(path, change(stat.st_mode & 0o7777))
+        except FileNotFoundError:
+            return _answer(seen, "is not in the queue any more", done=False)
+        except OSError as error:
+            return _answer(seen, f"{error.strerror}: only its owner can do that", done=False)
+        return _answer(seen, word, done=True)
+
+    def _withdraw(self, seen: Seen) -> Answer | None:
+        """Move a queued job to the ended ones; None if it is gone."""
+        spool, now = self._spool, job.moment(self.wall())
+        attempt = Attempt(
+            id=self.chance(),
+            name=seen.name,
+            name_hex=seen.name_hex,
+            attempt=1,
+            owner=seen.owner,
+            uid=-1 if seen.uid is None else seen.uid,
+            node="",
+            token="",
+            queued=seen.queued or now,
+            claimed=now,
+        )
+        reason = f"cancelled by {self.who} before it was started"
+        record = job.record(attempt, Status(), State.CANCELLED, self.wall(), reason)
+        try:
+            spool.prepare_record(record, f"submit.{attempt.id}")
+        except OSError as error:
+            return self._remove(seen, error)
+        try:
+            moved = spool.withdraw(record)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                spool.clear_record(record)
+            return _answer(seen, f"cannot be moved: {error.strerror or error}", done=False)
+        if not moved:
+            spool.clear_record(record)
+            return None
+        with contextlib.suppress(OSError):
+            self._nudge()
+        return _answer(seen, "cancelled", done=True, job_id=record.id)
+
+    def _remove(self, seen: Seen, error: OSError) -> Answer | None:
+        """Remove a job where pmjq's own tree may not be written: it leaves no record."""
+        path = f"{self._spool.root}/{seen.file_name}"
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return _answer(seen, f"cannot be recorded: {error.strerror or error}", done=False)
+        try:
+            if self._spool.disk.stat(path) is None:
+                return None
+            self._spool.remove(path)
+        except OSError as wrong:
+            return _answer(seen, f"{wrong.strerror}: only its owner can do that", done=False)
+        return _answer(seen, "withdrawn, without a record", done=True)
+
+    def _ask(self, seen: Seen) -> Answer:
+        spool = self._spool
+        for one in self.look.nodes:
+            if one.token == job.shown(seen.token) and one.state in GONE:
+                text = (
+                    f"its node {seen.node} is {one.state} and hears nothing; when its lease is "
+                    "over the job ends as lost, or returns to the queue if it is restartable"
+                )
+                return _answer(seen, text, done=False)
+        path = spool.ask_path(seen.token, "cancel", seen.id)
+        try:
+            spool.disk.create([(path, b"", 0o644)])
+        except FileExistsError:
+            return _answer(seen, f"node {seen.node} has been asked already", done=True)
+        except FileNotFoundError:
+            text = f"its node {seen.node} is gone; try again when another has taken it over"
+            return _answer(seen, text, done=False)
+        except OSError as error:
+            return _answer(
+                seen, f"{error.strerror}: its node takes no request of yours", done=False
+            )
+        with contextlib.suppress(OSError):
+            self._nudge()
+        return _answer(seen, f"node {seen.node} is asked to end it", done=True)
+
+    def _nudge(self) -> None:
+        """Have daemons on this machine look for requests; others look now and then."""
+        self._spool.disk.touch(self._spool.own)
+
+
+def _answer(seen: Seen, text: str, *, done: bool = False, job_id: str = "") -> Answer:
+    return Answer(name=seen.name, id=seen.id or job_id, node=seen.node, done=done, text=text)

@@ -1,0 +1,158 @@
+"""Jobs into the spool: complete, durable and under a name that nobody has.
+
+A job is written where the daemon does not look, synced, and renamed into the spool: whoever looks
+sees all of it or nothing. Its name is what it is called, a dot and eight random letters and digits;
+that name finds it from then on.
+
+Needs no daemon, nor anything that a daemon has made.
+"""
+
+from __future__ import annotations
+
+import secrets
+import string
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pmjq import job
+from pmjq.errors import CannotCreateError, NotFoundError, NotPermittedError, PmjqError
+from pmjq.tree import OWN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from pmjq.disk import Disk
+
+MARK_LENGTH = 8
+_LETTERS = string.ascii_lowercase + string.digits
+
+TOGETHER = 256
+"""Jobs that share their syncs: as many descriptors are open at once."""
+
+PART = ".pmjq-submit."
+"""How the hidden name of a job under construction begins."""
+
+RUNNABLE, HELD = 0o755, 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A job that is to be: its whole name, its text, and whether it is held."""
+
+    name: str
+    text: bytes
+    held: bool = False
+
+
+def mark() -> str:
+    """Return what makes a name unique."""
+    return "".join(secrets.choice(_LETTERS) for _ in range(MARK_LENGTH))
+
+
+def unique(base: str) -> str:
+    """Return a name that nobody has: what the job is called, and a mark."""
+    plain = base.lstrip(".") or "job"
+    return f"{job.shortened(plain, job.NAME_MAX - MARK_LENGTH - 1)}.{mark()}"
+
+
+class Submission:
+    """The way into one spool."""
+
+    def __init__(self, disk: Disk, root: str, umask: int = 0o022) -> None:
+        """Touch nothing yet; NotFoundError later if there is no such directory."""
+        self.disk = disk
+        self.root = root
+        self._modes = {False: RUNNABLE & ~umask | 0o500, True: HELD & ~umask | 0o400}
+        self._hidden = ""
+
+    def put(self, drafts: Iterable[Draft], put: Callable[[str], None]) -> None:
+        """Put jobs into the spool, durably; ``put`` is told the name of each when it is there.
+
+        PmjqError tells why one could not be put there; those that ``put`` heard of are.
+        """
+        part: list[Draft] = []
+        for draft in drafts:
+            part.append(draft)
+            if len(part) >= TOGETHER:
+                self._put(part, put)
+                part = []
+        if part:
+            self._put(part, put)
+
+    def _put(self, drafts: list[Draft], put: Callable[[str], None]) -> None:
+        disk, base = self.disk, self._hidden or self._where()
+        files = [(f"{base}{mark()}", draft.text, self._modes[draft.held]) for draft in drafts]
+        placed: list[str] = []
+        try:
+            disk.create(files)
+            for (path, _, _), draft in zip(files, drafts, strict=True):
+                disk.rename_new(path, f"{self.root}/{draft.name}")
+                placed.append(draft.name)
+            disk.sync(self.root)
+        except OSError as error:
+            # Those that are in the spool may run already: they are told of, durable or not.
+            for name in placed:
+                put(name)
+            for path, _, _ in files[len(placed) :]:
+                _unlinked(disk, path)
+            raise refusal(self.root, error) from error
+        for name in placed:
+            put(name)
+
+    def _where(self) -> str:
+        """Return how the paths of jobs under construction begin."""
+        if self.disk.stat(self.root) is None:
+            raise NotFoundError(
+                f"{job.shown(self.root)}: no such directory; name the spool with -s or "
+                "PMJQ_SPOOL, make it, or mount it"
+            )
+        own = f"{self.root}/{OWN}/tmp"  # noqa: S108  # a directory of the spool
+        # Where the tree is another user's, the spool itself has to do.
+        self._hidden = f"{own}/submit." if self.disk.writable(own) else f"{self.root}/{PART}"
+        return self._hidden
+
+
+def refusal(path: str, error: OSError) -> PmjqError:
+    """Return what to tell a person of a change that a file system refused."""
+    shown = job.shown(path)
+    if isinstance(error, PermissionError):
+        return NotPermittedError(f"{shown}: {error.strerror}; ask its owner to let you write there")
+    return CannotCreateError(f"{shown}: {error.strerror or error}; try again when that is mended")
+
+
+def numbers(text: str) -> tuple[list[int], int | None]:
+    """Return the indices and the limit of an array: 0-99, 1,3,5-9, 0-9:3, 0-99%4.
+
+    ValueError says what it may be.
+    """
+    wrong = ValueError("must be numbers and ranges, for instance 0-99, 1,3,7-9, 0-20:5 or 0-99%4")
+    indices, percent, limit = text.partition("%")
+    if percent and not (limit.isdecimal() and int(limit) > 0):
+        raise wrong
+    found: dict[int, None] = {}
+    for part in indices.split(","):
+        span, colon, step = part.partition(":")
+        first, dash, last = span.partition("-")
+        parts = [first, *([last] if dash else []), *([step] if colon else [])]
+        if not all(one.isdecimal() and len(one) < 9 for one in parts):  # noqa: PLR2004
+            raise wrong
+        stride = int(step) if colon else 1
+        if not stride or (dash and int(last) < int(first)):
+            raise wrong
+        found |= dict.fromkeys(range(int(first), int(last if dash else first) + 1, stride))
+    return list(found), int(limit) if percent else None
+
+
+def _unlinked(disk: Disk, path: str) -> None:
+    try:
+        disk.unlink(path)
+    except OSError:
+        return
+
+
+def lines(text: bytes) -> Iterator[bytes]:
+    """Return the commands of a batch: its lines but for empty ones and comments."""
+    for line in text.split(b"\n"):
+        command = line.strip()
+        if command and not command.startswith(b"#"):
+            yield command
