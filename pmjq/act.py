@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import shutil
 import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pmjq import job, plan, ready
+import msgspec
+
+from pmjq import job, plan, probe, ready, retries
 from pmjq.desk import Doubt
 from pmjq.directives import Refusal
 from pmjq.entries import STALE
-from pmjq.job import Attempt, Event, Spec
+from pmjq.job import FIRST, Attempt, Event, Spec
+from pmjq.keys import ALL_CPUS
 from pmjq.plan import Claim, End, File, LineUp, Pace, Recall, Return, Start, Stop
 from pmjq.process import Order
 from pmjq.ready import Kind, Standing
@@ -52,7 +56,6 @@ class Act:
         """Take what is acted on, and the desk that remembers it."""
         self.outside = outside
         self.desk = desk
-        self._back: set[str] = set()
 
     def carry_out(self, actions: list[Action]) -> None:
         """Carry out the actions of one plan: starts first, filing last."""
@@ -154,29 +157,43 @@ class Act:
             "TMPDIR": places.work,
             "PWD": places.work,
         }
-        argv = [places.executable]
-        if attempt.spec.shell:
-            argv.insert(0, "/bin/sh")
-        environment |= dict(one.split("=", 1) for one in attempt.spec.env)
-        if attempt.spec.directory:
-            argv = ["/bin/sh", "-c", 'cd -- "$0" && exec "$@"', attempt.spec.directory, *argv]
+        spec, work = attempt.spec, places.work
+        environment |= dict(one.split("=", 1) for one in spec.env)
+        if spec.argv:
+            work = environment["PWD"] = places.executable
+            environment["NB_PROC"] = str(self._cpus(spec))
+            argv = [self._program(work, spec.argv[0], environment["PATH"]), *spec.argv[1:]]
+        else:
+            argv = ["/bin/sh", places.executable] if spec.shell else [places.executable]
+        if spec.directory:
+            argv = ["/bin/sh", "-c", 'cd -- "$0" && exec "$@"', spec.directory, *argv]
         return Order(
             (attempt.id, attempt.attempt),
             argv[0],
             argv,
-            places.work,
+            work,
             places.out,
             places.status,
             environment,
         )
 
+    def _program(self, directory: str, word: str, path: str) -> str:
+        """Return the path of a directory job's program: in the directory, else on PATH."""
+        if "/" in word:
+            return word
+        if self.outside.spool.disk.stat(f"{directory}/{word}") is not None:
+            return f"./{word}"
+        return shutil.which(word, path=path) or word
+
+    @staticmethod
+    def _cpus(spec: Spec) -> int:
+        """Return how many CPUs a job has asked for."""
+        return probe.usable_cpus() if spec.cpus == ALL_CPUS else spec.cpus or 1
+
     def _prepare(self, candidates: list[Candidate]) -> list[Prepared]:
         """Make the paperwork of claims."""
         outside = self.outside
         prepared: list[Prepared] = []
-        self._back = set()
-        with contextlib.suppress(OSError):
-            self._back = set(outside.spool.again_names()) if candidates else set()
         for candidate in candidates:
             attempt = self._attempt(candidate)
             try:
@@ -196,7 +213,10 @@ class Act:
         outside, desk = self.outside, self.desk
         wall = outside.wall()
         ends = [(over, over.durable or self._record(over, wall)) for over in overs]
-        events = [Event("claim.prepared", one.claimed, attempt=one) for _, one in prepared]
+        events = [
+            Event("claim.prepared", one.claimed, attempt=msgspec.structs.replace(one, earlier=()))
+            for _, one in prepared
+        ]
         events += [
             Event("job.ended", record.ended, record=record)
             for over, record in ends
@@ -215,6 +235,7 @@ class Act:
             return False
         for over, record in ends:
             desk.claimed.pop(record.id, None)
+            desk.returning.pop(record.id, None)
             desk.over[record.id] = replace(over, durable=record)
         return True
 
@@ -276,8 +297,9 @@ class Act:
         if not won:
             self._drop_papers([(candidate, attempt)])
             return False
-        if candidate.name in self._back:
+        if candidate.again is not None:
             with contextlib.suppress(OSError):
+                spool.take_output(attempt)
                 spool.forget(candidate.name)
         stat = None
         with contextlib.suppress(OSError):
@@ -320,15 +342,12 @@ class Act:
     def _attempt(self, candidate: Candidate) -> Attempt:
         """Return the next attempt of a job."""
         stat, verdict, name = candidate.stat, candidate.verdict, candidate.name
-        again = None
-        if name in self._back:
-            with contextlib.suppress(OSError):
-                again = self.outside.spool.again(name, stat)
+        again = candidate.again or FIRST
         return Attempt(
             id=str(uuid.uuid4()),
             name=job.shown(name),
             name_hex=job.exact(name),
-            attempt=again.attempt if again else 1,
+            attempt=again.attempt,
             owner=self.outside.owner(stat.st_uid),
             uid=stat.st_uid,
             node=self.outside.settings.node,
@@ -338,6 +357,8 @@ class Act:
             spec=Spec() if isinstance(verdict, Refusal) else verdict,
             refused=verdict.reason if isinstance(verdict, Refusal) else "",
             cancelled=isinstance(verdict, Refusal) and verdict.cancels,
+            tries=again.tries,
+            earlier=again.earlier,
         )
 
     def _move_ended(self, overs: list[Over]) -> None:
@@ -383,8 +404,11 @@ class Act:
                 desk.drop(attempt.id)
                 desk.doubts[attempt.id] = Doubt(attempt, now, now)
                 return
-            # What was not executed is the same attempt when it is claimed again.
-            name = spool.give_back(attempt, attempt.attempt + action.stopped)
+            if spool.is_asked("cancel", attempt.id):
+                # Somebody has just asked for its end, which is decided on by the next plan.
+                desk.nudges.append(None)
+                return
+            name = spool.give_back(attempt, retries.following(action, self.outside.wall()))
         except OSError as error:
             desk.doubtful = True
             self.outside.pauses.failed("return", error)

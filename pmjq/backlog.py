@@ -18,7 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from pmjq import ready
-from pmjq.ready import Kind, Print, Rules, Standing, Stat
+from pmjq.ready import Inside, Kind, Print, Rules, Standing, Stat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -69,6 +69,7 @@ class Backlog:
         self._look_at: dict[str, float] = {}
         self._refused: dict[str, Refused] = {}
         self._since: dict[str, tuple[Print, float]] = {}
+        self._inside: dict[str, Inside] = {}
         self._bad: dict[str, None] = {}
         self._unvisited: deque[str] = deque()
 
@@ -90,6 +91,8 @@ class Backlog:
         if stat is None:
             self.forget(name)
             return
+        if self._stays_aside(name, stat):
+            return
         refused = self._refused.get(name)
         if refused is not None and now < refused.until and refused.seen == ready.print_of(stat):
             standing = refused.standing._replace(again=refused.until - now)
@@ -109,6 +112,22 @@ class Backlog:
             self._enqueue(name, stat.st_ctime_ns)
         else:
             self.put_aside(name, stat, standing, now)
+
+    def _stays_aside(self, name: str, stat: Stat) -> bool:
+        """Tell whether an entry was examined that an lstat would take for queued, and is the same.
+
+        A directory without an info file, or a job that is deferred, until its time has come.
+        """
+        aside = self._aside.get(name)
+        if aside is None or aside.seen != ready.print_of(stat):
+            return False
+        if aside.standing.kind is Kind.DEFERRED:
+            return name in self._look_at
+        return aside.standing.kind is Kind.LEFT and ready.is_directory(stat)
+
+    def wake(self, name: str) -> None:
+        """Have the next look at a deferred entry examine it, whatever its time."""
+        self._look_at.pop(name, None)
 
     def put_aside(self, name: str, stat: Stat, standing: Standing, now: float) -> None:
         """Keep an entry out of the queue, with its reason.
@@ -160,13 +179,17 @@ class Backlog:
         self._refused.clear()
         return names
 
-    def age(self, name: str, stat: Stat, now: float) -> float:
+    def age(self, name: str, stat: Stat, now: float, inside: Inside | None = None) -> float:
         """Return for how many seconds an entry has been seen just as it is.
 
-        That it was seen now is remembered.
+        That it was seen now is remembered. ``inside``: what is in a directory.
         """
         seen = ready.print_of(stat)
         age = self._age(name, seen, now)
+        if inside is not None:
+            if self._inside.get(name) != inside:
+                age = 0.0
+            self._inside[name] = inside
         self._since[name] = (seen, now - age)
         return age
 
@@ -179,6 +202,7 @@ class Backlog:
         self._bad.pop(name, None)
         self._look_at.pop(name, None)
         self._refused.pop(name, None)
+        self._inside.pop(name, None)
 
     def take(self, most: int) -> list[str]:
         """Take up to ``most`` names off the head of the queue.

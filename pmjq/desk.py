@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pmjq import plan
+from pmjq import plan, retries
 from pmjq.backlog import Backlog
 from pmjq.gates import OPEN, Contention, Forecast
 from pmjq.job import Status
@@ -336,7 +336,15 @@ class Desk:
         elif told and attempt.spec.restartable and over.state is not State.DONE:
             self.returning[attempt.id] = Return(attempt, told, stopped=True)
         else:
-            self.over[attempt.id] = over
+            self.end(over)
+
+    def end(self, over: Over) -> None:
+        """Have a job end whose attempt is over, or return to the queue if it is to be retried."""
+        fate = over if over.attempt.id in self.asked else retries.fate(over)
+        if isinstance(fate, Return):
+            self.returning[over.attempt.id] = fate
+        else:
+            self.over[over.attempt.id] = fate
 
     def doubt(self, job_id: str, now: float) -> None:
         """Set aside an attempt that starts or runs until its status has been read."""

@@ -21,7 +21,7 @@ import stat as modes
 
 from pmjq import walk
 from pmjq.directives import HEAD
-from pmjq.ready import INFO_FILES, Inside, Look
+from pmjq.ready import INFO_FILES, MOST_INSIDE, Inside, Look
 
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR})
 """Errors of a look that mean: not there. ESTALE means only that nobody knows."""
@@ -30,9 +30,6 @@ UNTOLD = frozenset(
     {errno.EINVAL, errno.EACCES, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM}
 )
 """Errors of F_SETLEASE that mean: this file system, or this owner, gets no answer."""
-
-MOST_INSIDE = 10_000
-"""Entries of a directory that are looked at to see whether it is still being copied."""
 
 AT_FDCWD = -100
 RENAME_NOREPLACE = 1

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from pmjq import directives, job, ready, recovery, share
+from pmjq import infofile, job, outcomes, ready, recovery, retries, share
 from pmjq.directives import Refusal
 from pmjq.gates import Verdict
 from pmjq.job import Spec
@@ -23,6 +23,7 @@ from pmjq.tree import OWN
 
 if TYPE_CHECKING:
     from pmjq.desk import Desk
+    from pmjq.job import Again
     from pmjq.outside import Outside
     from pmjq.ready import Stat
 
@@ -95,6 +96,7 @@ class Entries:
         self._rights: tuple[int, ...] | None = None
         self._untold: set[tuple[str, int]] = set()
         self._outcomes = Outcomes(outside.spool)
+        self._back: frozenset[str] | None = None
 
     def present(self) -> bool:
         """Tell whether the spool is there, and say so when that changes."""
@@ -131,7 +133,9 @@ class Entries:
                 names[name] = None
         if names.pop(OWN, 0) is None:
             self._requests()
-        names |= dict.fromkeys(self._outcomes.woken())
+        for name in self._outcomes.woken():
+            self.desk.backlog.wake(name)
+            names[name] = None
         for name in names:
             self._see(name, now)
         if everything or now >= self.desk.rescan_at:
@@ -150,6 +154,7 @@ class Entries:
             stat = self._still_bad(name, now)
             if stat is not None:
                 found.append(Candidate(name, stat, Refusal(reason)))
+        self._back = None
         self._take(found, wanted, now)
         for candidate in found:
             if not isinstance(candidate.verdict, Refusal) or candidate.verdict.cancels:
@@ -215,14 +220,14 @@ class Entries:
         if look is None:
             backlog.forget(name)
             return None
-        age = backlog.age(name, look.stat, now)
+        age = backlog.age(name, look.stat, now, look.inside)
         standing = ready.standing(name, look.stat, backlog.rules, age)
         if standing.kind is Kind.QUEUED:
             standing = ready.settled(look, backlog.rules, age)
         if standing.kind is not Kind.QUEUED:
             backlog.put_aside(name, look.stat, standing, now)
             return None
-        verdict = directives.spec(look.head) if look.head is not None else Spec()
+        verdict = infofile.asked(look)
         if isinstance(verdict, Spec) and (verdict.not_before or verdict.after or verdict.after_any):
             deferred = self._deferred(name, verdict)
             if isinstance(deferred, Standing):
@@ -231,7 +236,23 @@ class Entries:
             verdict = deferred or verdict
         if isinstance(verdict, Refusal) and not verdict.cancels:
             backlog.put_aside(name, look.stat, ready.bad(verdict.reason), now)
-        return Candidate(name, look.stat, verdict)
+        again = self._remembered(name, look.stat)
+        if again is not None and (pause := retries.pause(again, self.outside.wall())) > 0:
+            reason = retries.reason(again)
+            standing = Standing(Kind.DEFERRED, reason, min(pause, LONGEST_DEFERRED))
+            backlog.put_aside(name, look.stat, standing, now)
+            return None
+        return Candidate(name, look.stat, verdict, again)
+
+    def _remembered(self, name: str, stat: Stat) -> Again | None:
+        """Return what is remembered of an entry that is back in the queue."""
+        spool = self.outside.spool
+        try:
+            if self._back is None:
+                self._back = frozenset(spool.again_names())
+            return spool.again(name, stat) if name in self._back else None
+        except OSError:
+            return None
 
     def _still_bad(self, name: str, now: float) -> Stat | None:
         """Return the stat of an entry that can never be run; None if it is to be judged anew.
@@ -258,7 +279,7 @@ class Entries:
         if spec.not_before is not None:
             left = spec.not_before.timestamp() - self.outside.wall()
             if left > 0:
-                reason = f"not before {spec.not_before:%Y-%m-%d %H:%M:%S}Z"
+                reason = outcomes.too_early(spec.not_before)
                 return Standing(Kind.DEFERRED, reason, min(left, LONGEST_DEFERRED))
         verdict = self._outcomes.verdict(name, spec)
         if verdict.never:

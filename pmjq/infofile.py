@@ -18,12 +18,14 @@ import tomllib
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
-from pmjq import keys
+from pmjq import directives, keys
 from pmjq.directives import Refusal
 from pmjq.job import Spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pmjq.ready import Look
 
 SECTION = "QMOptions"
 
@@ -50,20 +52,50 @@ def spec(name: str, text: bytes) -> Spec | Refusal:
     try:
         decoded = text.decode("utf-8-sig")
         found = _toml(decoded) if name.endswith(".toml") else dict(_queue_manager(name, decoded))
-    except (ValueError, configparser.Error, ET.ParseError) as error:
+        return _spec(name, found)
+    except (ValueError, configparser.Error, ET.ParseError, RecursionError) as error:
         return Refusal(f"{name}: cannot be understood: {_one_line(str(error))}; mend it")
-    script = found.pop("script", "")
-    try:
-        argv = tuple(script) if isinstance(script, list) else tuple(shlex.split(script))
-    except ValueError as error:
-        return Refusal(f"{name}: script = {script}: {str(error).lower()}; mend it")
-    if not argv or not all(isinstance(word, str) and "\0" not in word for word in argv):
+
+
+def _spec(name: str, found: dict[str, Any]) -> Spec | Refusal:
+    argv = _argv(found.pop("script", None))
+    if not argv or not argv[0]:
         return Refusal(f"{name}: names no script; add for instance: script = sh run.sh")
     words = [word for key, value in found.items() for word in _words(key, value)]
     given = keys.fields(words)
     if isinstance(given, keys.Wrong):
         return Refusal(f"{name}: {given.reason}")
     return Spec(argv=argv, directives=tuple(words), **given)
+
+
+def _argv(script: object) -> tuple[str, ...]:
+    """Return the words of a script; ValueError if they cannot be told apart."""
+    if isinstance(script, str):
+        words: list[object] = list(shlex.split(script))
+    elif isinstance(script, list):
+        words = script
+    else:
+        words = []
+    if not all(isinstance(word, str) and "\0" not in word for word in words):
+        raise UnreadableError("script must be text, or a list of texts")
+    return tuple(map(str, words))
+
+
+def asked(look: Look) -> Spec | Refusal:
+    """Return how to run what was looked at: an executable, or a directory with an info file."""
+    if look.info is not None:
+        return spec(*look.info)
+    return Spec() if look.head is None else directives.spec(look.head)
+
+
+def refusal(code: str, program: str) -> str:
+    """Return why a directory's ``script`` could not be executed; ``code``: ENOENT and the like."""
+    what = {
+        "ENOENT": "is neither in the directory nor on PATH, or its interpreter is missing",
+        "EACCES": f"is not executable; chmod u+x it, or write script = sh {program}",
+        "ENOEXEC": f"is no program; begin it with #!/bin/sh, or write script = sh {program}",
+    }.get(code, f"cannot be executed ({code})")
+    return f"script: {program} {what}"
 
 
 def _toml(text: str) -> dict[str, Any]:

@@ -92,12 +92,15 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Try(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An earlier attempt of a job, as the record of a later one tells of it."""
+    """An earlier attempt of a job, as the record of a later one tells of it.
+
+    ``state``: how it ended, or ``interrupted``.
+    """
 
     id: str
     attempt: int
     node: str
-    state: State
+    state: str
     started: datetime | None = None
     ended: datetime | None = None
     exit_code: int | None = None
@@ -109,13 +112,21 @@ class Again(msgspec.Struct, frozen=True):
     """What is remembered of a job that is back in the queue; the content of ``again/NAME``.
 
     ``attempt``: the number of its next attempt. ``size`` and ``mtime`` (whole seconds) tell that
-    the entry of that name is still the same job; inode numbers differ between clients.
+    the entry of that name is still the same job; inode numbers differ between clients. ``tries``
+    and ``earlier`` as in ``Attempt``; it is not to be tried again before ``not_before``.
     """
 
     attempt: int
-    size: int
-    mtime: int
+    size: int = 0
+    mtime: int = 0
+    tries: int = 0
+    earlier: tuple[Try, ...] = ()
+    not_before: datetime | None = None
     format: Literal[1] = FORMAT
+
+
+FIRST = Again(1)
+"""Nothing: the first attempt is next."""
 
 
 class Usage(msgspec.Struct, frozen=True):

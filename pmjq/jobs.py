@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from pmjq import directives, history, infofile, job, node, nodes, ready
+from pmjq import history, infofile, job, node, nodes, outcomes, ready, retries
 from pmjq.directives import Refusal
 from pmjq.job import Attempt, Record, Spec, Status, Try
 from pmjq.keys import ALL_CPUS
 from pmjq.nodes import Pulse
-from pmjq.ready import Kind, Rules
+from pmjq.outcomes import Outcomes
+from pmjq.ready import Kind, Rules, Standing
 from pmjq.state import State
 
 if TYPE_CHECKING:
@@ -82,6 +83,12 @@ class Seen(Struct, frozen=True, kw_only=True):
         return job.real_name(self.name, self.name_hex)
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        """Return its id, and those of its attempts before."""
+        earlier = tuple(one.id for one in self.earlier)
+        return (self.id, *earlier) if self.id else earlier
+
+    @property
     def living(self) -> bool:
         """Tell whether it has not ended."""
         return self.state in (
@@ -105,6 +112,11 @@ class Look:
     owner: Callable[[int], str]
     now: float
     aside: dict[str, str] = field(default_factory=dict)
+    outcomes: Outcomes = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Ask for nothing yet."""
+        object.__setattr__(self, "outcomes", Outcomes(self.spool))
 
     # -- in the spool
 
@@ -118,9 +130,9 @@ class Look:
             if stat is not None and name not in own:
                 found.append((stat.st_ctime_ns, name, stat))
         found.sort(key=lambda one: (one[0], one[1]))
-        closed = self._closed()
+        closed, back = self._closed(), frozenset(spool.again_names())
         return [
-            self._entry(name, stat, closed, examine=number < EXAMINED)
+            self._entry(name, stat, closed, back, examine=number < EXAMINED)
             for number, (_, name, stat) in enumerate(found)
         ]
 
@@ -129,16 +141,18 @@ class Look:
         stat = self.spool.stat(name) if is_entry(name) else None
         if stat is None or name in self._archives():
             return None
-        return self._entry(name, stat, self._closed(), examine=True)
+        return self._entry(name, stat, self._closed(), frozenset([name]), examine=True)
 
-    def _entry(self, name: str, stat: Stat, closed: str, *, examine: bool) -> Seen:
+    def _entry(
+        self, name: str, stat: Stat, closed: str, back: frozenset[str], *, examine: bool
+    ) -> Seen:
         standing = ready.standing(name, stat, _EVERYBODY, -math.inf)
         shown = job.shown(name)
         said = self.aside.get(shown, "")
         words: tuple[str, ...] = ()
         spec: Spec | Refusal | None = None
-        if examine and standing.kind is Kind.QUEUED:
-            spec = self._spec(name)
+        if standing.kind is Kind.QUEUED and (examine or not ready.is_file(stat)):
+            standing, spec = self._examined(name, standing)
             words = spec.directives if isinstance(spec, Spec) else ()
         state = {Kind.QUEUED: State.QUEUED, Kind.HELD: State.HELD}.get(
             standing.kind, State.INCOMING
@@ -146,8 +160,13 @@ class Look:
         reason = standing.reason or said
         if not reason and isinstance(spec, Refusal):
             state, reason = State.INCOMING, spec.reason
-        elif not reason and not isinstance(spec, Refusal):
-            reason = self._too_big(spec) or closed
+        again = self.spool.again(name, stat) if name in back else None
+        if again is not None and not reason and retries.pause(again, self.now) > 0:
+            reason = retries.reason(again)
+        if not reason and isinstance(spec, Spec):
+            reason = self._deferred(name, spec) or self._too_big(spec)
+        if not reason and state is State.QUEUED:
+            reason = closed
         return Seen(
             name=shown,
             name_hex=job.exact(name),
@@ -155,24 +174,38 @@ class Look:
             reason=reason,
             owner=self.owner(stat.st_uid),
             uid=stat.st_uid,
+            attempt=again.attempt if again is not None else None,
             queued=job.moment(stat.st_ctime_ns / 1e9),
             directives=words,
+            output=self.spool.tried_out(again) if again is not None and again.earlier else "",
+            earlier=again.earlier if again is not None else (),
         )
 
-    def _spec(self, name: str) -> Spec | Refusal | None:
+    def _deferred(self, name: str, spec: Spec) -> str:
+        """Return what a job waits for that asks to be started later, or after others."""
+        if spec.not_before is not None and spec.not_before.timestamp() > self.now:
+            return outcomes.too_early(spec.not_before)
+        if not spec.after and not spec.after_any:
+            return ""
+        try:
+            return self.outcomes.verdict(name, spec).reason
+        except OSError as error:
+            return f"waits for others ({error.strerror})"
+
+    def _examined(self, name: str, standing: Standing) -> tuple[Standing, Spec | Refusal | None]:
+        """Return what an entry is that was opened, and what it asks for."""
         try:
             look = self.spool.look(name)
-            if look is None:
-                return None
-            if look.info is not None:
-                return infofile.spec(*look.info)
-            return directives.spec(look.head) if look.head is not None else None
         except OSError:
-            return None
+            look = None
+        if look is None:
+            return standing, None
+        settled = ready.settled(look, _EVERYBODY, math.inf)
+        return settled, infofile.asked(look) if settled.kind is Kind.QUEUED else None
 
-    def _too_big(self, spec: Spec | None) -> str:
+    def _too_big(self, spec: Spec) -> str:
         """Return what a job asks for that no living node has."""
-        if spec is None or spec.cpus in (None, ALL_CPUS):
+        if spec.cpus in (None, ALL_CPUS):
             return ""
         most = max((one.cpus or 0 for one in self._living()), default=0)
         if most and (spec.cpus or 0) > most:
@@ -286,10 +319,10 @@ class Look:
         name = self._name(text)
         living = [one for one in [self.entry(name)] if one is not None]
         claimed = self.claimed()
-        living += [one for one in claimed if name in (one.file_name, one.id)]
+        living += [one for one in claimed if name in (one.file_name, *one.ids)]
         if living:
             return living
-        untold = [one for one in self.unfiled_untold() if name in (one.file_name, one.id)]
+        untold = [one for one in self.unfiled_untold() if name in (one.file_name, *one.ids)]
         if untold:
             return untold[-1:]
         prefix = len(name) >= LEAST_PREFIX and not set(name) - set("0123456789abcdef-")
@@ -309,14 +342,15 @@ class Look:
         if not prefix:
             return []
         latest_of: dict[str, Seen] = {}
-        for one in self.ended(lambda record: record.id.startswith(name), name.encode()):
-            latest_of.setdefault(one.id, one)
+        for one in self.ended(needle=name.encode()):
+            if any(job_id.startswith(name) for job_id in one.ids):
+                latest_of.setdefault(one.ids[-1], one)
         return list(latest_of.values())
 
     def again(self, jobs: list[Seen]) -> list[Seen | None]:
         """Return how jobs that lived stand now, each in its place; None: it is nowhere."""
         claimed = self.claimed()
-        by_id = {one.id: one for one in claimed}
+        by_id = {job_id: one for one in claimed for job_id in one.ids}
         by_name = {one.file_name: one for one in claimed}
         now: list[Seen | None] = []
         for one in jobs:
@@ -334,7 +368,8 @@ class Look:
         }
 
         def number_of(one: Seen) -> int | None:
-            return ids.get(one.id, names.get((one.name, one.name_hex)))
+            known = [ids[job_id] for job_id in one.ids if job_id in ids]
+            return known[0] if known else names.get((one.name, one.name_hex))
 
         for one in (*reversed(untold), *self.ended()):
             number = number_of(one)
@@ -347,14 +382,6 @@ class Look:
         for number in missing:
             now[number] = self.entry(jobs[number].file_name)
         return now
-
-    def attempts_before(self, seen: Seen) -> list[Seen]:
-        """Return the records of the attempts before one, as far as they are known."""
-        ids = {one.id for one in seen.earlier}
-        if not ids:
-            return []
-        ended = list(self.ended(lambda record: record.id in ids))
-        return sorted(ended, key=lambda one: one.attempt or 0)
 
     def reasons(self, seen: Seen) -> list[str]:
         """Return what each living node says of why a queued job does not run."""

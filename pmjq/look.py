@@ -7,6 +7,7 @@ says.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -265,6 +266,7 @@ class Look:
         elif status is None or doubt.rebooted:
             self._interrupted(doubt, status or Status(), now)
         elif status.pid and processes.adopt(key, status.pid, status.start):
+            self._point(attempt)
             desk.resolved(attempt)
             desk.adopt(attempt, status, now, self.outside.wall())
         elif not status.pid and (found := processes.find(attempt.id)):
@@ -277,9 +279,16 @@ class Look:
     def _adopt_found(self, attempt: Attempt, found: tuple[int, int], now: float) -> None:
         pid, start = found
         if self.outside.processes.adopt((attempt.id, attempt.attempt), pid, start):
+            self._point(attempt)
             self.desk.resolved(attempt)
             wall = self.outside.wall()
             self.desk.adopt(attempt, Status(started=wall, pid=pid, start=start), now, wall)
+
+    def _point(self, attempt: Attempt) -> None:
+        """Have the path of an adopted directory job lead to where it is."""
+        if attempt.spec.argv:
+            with contextlib.suppress(OSError):
+                self.outside.spool.point(attempt)
 
     def _interrupted(self, doubt: Doubt, status: Status, now: float) -> None:
         """Decide what becomes of an attempt that stopped, and nobody knows how."""
@@ -295,7 +304,7 @@ class Look:
                 # Its first process is gone, which says nothing of the others.
                 desk.clear_away(attempt, status, now, reason)
         else:
-            desk.over[attempt.id] = plan.outcome(attempt, status, why=doubt.reason)
+            desk.end(plan.outcome(attempt, status, why=doubt.reason))
 
     def _reload(self, now: float) -> None:
         for job_id in recovery.reload(self.outside.spool, self.desk, now):

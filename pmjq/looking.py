@@ -15,6 +15,7 @@ import click
 from pmjq import face
 
 if TYPE_CHECKING:
+    from pmjq.job import Try
     from pmjq.jobs import Seen
     from pmjq.render import Row
 
@@ -73,7 +74,9 @@ def show(names: tuple[str, ...], spool: str | None, *, as_json: bool) -> int:
             face.put("\n")
         face.put("".join(f"{name:<11} {value}\n" for name, value in _facts(one)))
         for line in queue.reasons(one):
-            face.put(f"  {line}\n")
+            face.put(f"on node     {face.clean(line)}\n")
+        for each in one.earlier:
+            face.put(f"earlier     {face.clean(_earlier(each))}\n")
     return 0
 
 
@@ -203,6 +206,14 @@ def _facts(one: Seen) -> list[tuple[str, str]]:
         facts.append(("memory", render.size(one.max_rss)))
     facts += [("archived", one.archived), ("output", one.output)]
     return [(name, face.clean(value)) for name, value in facts if value]
+
+
+def _earlier(one: Try) -> str:
+    """Return a line about an earlier attempt."""
+    where = f" on node {one.node}" if one.node else ""
+    at = f", {_clock(one.ended)}" if one.ended else ""
+    why = f", {one.reason}" if one.reason else ""
+    return f"attempt {one.attempt}{where}: {one.state}{at}{why} ({one.id})"
 
 
 def _clock(when: datetime | None) -> str | None:

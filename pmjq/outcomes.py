@@ -16,6 +16,8 @@ from pmjq.history import News
 from pmjq.state import State
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from pmjq.job import Spec
     from pmjq.spool import Spool
 
@@ -28,6 +30,11 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 MAY_RUN = Verdict()
+
+
+def too_early(when: datetime) -> str:
+    """Return why a job does not run that asks to be started later."""
+    return f"not before {when:%Y-%m-%d %H:%M:%S}Z"
 
 
 class Outcomes:

@@ -39,13 +39,16 @@ MOST_SPARE = 64
 VOID = "void"
 """Where a status leads that was made to keep an attempt from ever starting: nowhere."""
 
+INSIDE = "inside"
+"""The path by which a directory job knows its directory."""
+
 _RESERVED = re.compile(
-    rf"(claim|out|status|record|late)\.\d+(\.json)?\Z|(work|executable|{VOID})\Z"
+    rf"(claim|out|status|record|late)\.\d+(\.json)?\Z|(work|executable|{VOID}|{INSIDE})\Z"
 )
 
 
 class Places(NamedTuple):
-    """Where one attempt runs and writes."""
+    """Where one attempt runs and writes; ``executable``: of a directory job its directory."""
 
     executable: str
     work: str
@@ -68,6 +71,7 @@ class Paperwork(Tree):
         super().__init__(disk, root, token, local=local)
         self._events = f"{self.own}/events/{token}.jsonl"
         self._again = f"{self.own}/again"
+        self._tried = f"{self.own}/tried"
         self._written = 0
         self._numbers = itertools.count(1)
         self._as_new: tuple[int, int, int] | None = None
@@ -94,6 +98,10 @@ class Paperwork(Tree):
         ``run/``.
         """
         directory, number = f"{self._job}/{attempt.id}", attempt.attempt
+        papers = (f"{directory}/work", f"{directory}/out.{number}", f"{directory}/status.{number}")
+        if attempt.spec.argv:
+            self.point(attempt)
+            return Places(f"{directory}/{INSIDE}", *papers)
         executable = f"{directory}/{executable_name(job.real_name(attempt.name, attempt.name_hex))}"
         baton = f"{self._run}/{attempt.id}"
         try:
@@ -101,12 +109,17 @@ class Paperwork(Tree):
         except OSError:
             if self.disk.stat(executable) is None:
                 executable = baton
-        return Places(
-            executable,
-            f"{directory}/work",
-            f"{directory}/out.{number}",
-            f"{directory}/status.{number}",
-        )
+        return Places(executable, *papers)
+
+    def point(self, attempt: Attempt) -> None:
+        """Give a directory job a path that stays, as ``places`` does for an executable.
+
+        A directory has no second link, so it is a symbolic one, to be renewed by whoever has
+        adopted the job.
+        """
+        building = self._new_tmp()
+        self.disk.symlink(f"../../node/{self.token}/run/{attempt.id}", building)
+        self.disk.rename(building, f"{self._job}/{attempt.id}/{INSIDE}")
 
     def status(self, attempt: Attempt | Record) -> Status | None:
         """Return how far an attempt got; None: its start has not been tried."""
@@ -179,15 +192,50 @@ class Paperwork(Tree):
         found = self._decode(f"{self._again}/{name}", Again)
         return found if found is not None and _same(found, stat) else None
 
-    def remember(self, name: str, stat: Stat, attempt: int) -> None:
+    def agains(self) -> list[Again]:
+        """Return what is remembered of all jobs that are back in the queue."""
+        found = [self._decode(f"{self._again}/{name}", Again) for name in self.again_names()]
+        return [one for one in found if one is not None]
+
+    def remember(self, name: str, stat: Stat, again: Again) -> None:
         """Remember for whoever claims a job that goes back to the queue."""
-        again = Again(attempt, stat.st_size, stat.st_mtime_ns // 1_000_000_000)
+        mtime = stat.st_mtime_ns // 1_000_000_000
+        again = msgspec.structs.replace(again, size=stat.st_size, mtime=mtime)
         self._mkdir(self._again)
         self.disk.write(f"{self._again}/{name}", msgspec.json.encode(again) + b"\n")
 
     def forget(self, name: str) -> None:
         """Remember no more of a job: it is claimed, or gone."""
         self.disk.unlink(f"{self._again}/{name}")
+
+    def keep_output(self, attempt: Attempt, again: Again) -> None:
+        """Keep what a job has written until it is tried again, and say where an attempt ended."""
+        out = self.attempt_out(attempt)
+        if not again.earlier or self.disk.stat(out) is None:
+            return
+        last = again.earlier[-1]
+        if last.id == attempt.id:
+            text = f"pmjq: attempt {last.attempt} on node {last.node}: {last.reason}\n"
+            self.disk.write_at(out, self.disk.size(out), text.encode())
+        self._mkdir(self._tried)
+        self.disk.rename(out, self.tried_out(again))
+
+    def take_output(self, attempt: Attempt) -> None:
+        """Have an attempt write on where the one before it ended."""
+        if attempt.earlier:
+            self._moved(f"{self._tried}/{attempt.earlier[-1].id}", self.attempt_out(attempt))
+
+    def tried_out(self, again: Again) -> str:
+        """Return where the output of a job lies that is back in the queue."""
+        return f"{self._tried}/{again.earlier[-1].id}"
+
+    def tried(self) -> list[str]:
+        """Return the ids of the attempts whose output is kept for the next."""
+        return self._list(self._tried)
+
+    def forget_output(self, job_id: str) -> None:
+        """Remove the output of an attempt after which there is none."""
+        self.disk.unlink(f"{self._tried}/{job_id}")
 
     def latest_record(self, job_id: str) -> Record | None:
         """Return the record among the paperwork of a job, None if there is none to be read."""

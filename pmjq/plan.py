@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from pmjq import directives
+from pmjq import directives, infofile
 from pmjq.directives import Refusal
 from pmjq.job import Status
 from pmjq.state import State
@@ -24,7 +24,7 @@ from pmjq.state import State
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from pmjq.job import Attempt, Record, Spec
+    from pmjq.job import Again, Attempt, Record, Spec
     from pmjq.ready import Stat
 
 
@@ -41,12 +41,14 @@ class Intent(StrEnum):
 class Candidate:
     """An entry at the head of the queue, settled and examined.
 
-    Or one that can never be run, with the reason.
+    Or one that can never be run, with the reason. ``again``: what is remembered of one that is
+    back in the queue.
     """
 
     name: str
     stat: Stat
     verdict: Spec | Refusal
+    again: Again | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +93,16 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Return:
-    """Give a job back to the queue: it has not been executed, or is restartable and stopped.
+    """Give a job back to the queue: not executed, or stopped and restartable, or to be retried.
 
     ``stopped``: its status says that it is over. Else it must be kept from starting first.
+    ``over``: how an attempt failed after which the job asks for another.
     """
 
     attempt: Attempt
     reason: str
     stopped: bool = False
+    over: Over | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +252,7 @@ def plan(view: View) -> list[Action]:
                 state = State.CANCELLED if attempt.cancelled else State.REJECTED
                 others.append(End(Over(attempt, Status(), state, attempt.refused)))
         elif attempt.id in view.asked:
-            if view.now >= view.end_after:
-                reason = cancelled(view.asked[attempt.id])
-                others.append(End(Over(attempt, Status(), State.CANCELLED, reason)))
+            returns.append(Return(attempt, ""))
         elif view.intent is not Intent.RUN:
             returns.append(Return(attempt, "the daemon stops"))
         elif room > 0:
@@ -271,8 +273,11 @@ def plan(view: View) -> list[Action]:
     claims = _claims(view)
     if view.now >= view.end_after and (claims or _worth_a_sync(view)):
         others += [End(over) for over in view.over]
-    if view.now >= view.return_after:
-        others += [*returns, *view.returning]
+    for back in (*returns, *view.returning):
+        if back.attempt.id in view.asked:
+            others += _cancelled(view, back)
+        elif view.now >= view.return_after:
+            others.append(back)
     # What was claimed now is started with the next plan, and a free slot is worth more than a
     # tidy desk.
     filing = view.filing if not claims or len(view.filing) > MOST_UNFILED else ()
@@ -322,6 +327,10 @@ def unexecuted(
     number = status.error or 0
     code = errno.errorcode.get(number, str(number))
     if number in MISFITS:
+        if attempt.spec.argv:
+            return Over(
+                attempt, status, State.REJECTED, infofile.refusal(code, attempt.spec.argv[0])
+            )
         reason = directives.refusal(
             code, head, interpreter=interpreter, permitted=permitted, native=native
         )
@@ -411,6 +420,15 @@ def _worth_a_sync(view: View) -> bool:
         or view.intent is not Intent.RUN
         or any(view.now >= over.since + LONGEST_UNSYNCED for over in view.over[:1])
     )
+
+
+def _cancelled(view: View, back: Return) -> list[Action]:
+    """Return the end of a job that nothing runs of and whose end is asked for."""
+    if view.now < view.end_after:
+        return []
+    status = back.over.status if back.over is not None else Status()
+    reason = cancelled(view.asked[back.attempt.id])
+    return [End(Over(back.attempt, status, State.CANCELLED, reason))]
 
 
 def _stops(view: View, running: tuple[Run, ...]) -> list[Action]:

@@ -125,12 +125,8 @@ class Queue:
         return [*look.claimed(), *look.queued()]
 
     def show(self, name: str) -> Jobs:
-        """Return all that is known of a job: its attempts that ended, and where it is now."""
-        look = self.look()
-        found: Jobs = []
-        for seen in self._meant(look, [name]):
-            found += [*look.attempts_before(seen), seen]
-        return found
+        """Return all that is known of the jobs that are meant, with their earlier attempts."""
+        return self._meant(self.look(), [name])
 
     def reasons(self, seen: Seen) -> Sequence[str]:
         """Return what each living node says of why a queued job does not run there."""

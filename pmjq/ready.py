@@ -155,6 +155,12 @@ SETTLE_UNTOLD = 3.0
 Either the file system knows no leases, or the file is not ours to lease.
 """
 
+SETTLE_INSIDE = 2.0
+"""Seconds for which nothing in a directory may change: nothing tells that its copy is complete."""
+
+MOST_INSIDE = 1_000_000
+"""Entries of a directory that are looked at to see whether it is still being copied."""
+
 AGAIN_BUSY = 0.05
 """Seconds until a file that is open for writing is looked at again; nothing tells of its close."""
 
@@ -175,6 +181,13 @@ _KINDS = {
 }
 
 _PLAIN = Standing(Kind.QUEUED)
+_HELD = Standing(Kind.HELD, "not executable; chmod u+x releases it")
+_NO_JOB = Standing(
+    Kind.LEFT, "a directory without an info file; it may still be being copied, or be an archive"
+)
+_TOO_MANY = Standing(
+    Kind.LEFT, "a directory with too many files in it; pack them, for instance with tar"
+)
 
 
 def passed_over(name: str) -> bool:
@@ -192,10 +205,7 @@ def standing(name: str, stat: Stat, rules: Rules, age: float) -> Standing:
         return Standing(Kind.LEFT, reason)
     mode = stat.st_mode
     if modes.S_ISDIR(mode):
-        return Standing(
-            Kind.LEFT,
-            "a directory without an info file; it may still be being copied, or be an archive",
-        )
+        return _PLAIN if mode & modes.S_IXUSR else _HELD
     if not modes.S_ISREG(mode):
         return Standing(Kind.BAD, _KINDS.get(modes.S_IFMT(mode), "not a file"))
     if stat.st_nlink > 1:
@@ -206,7 +216,7 @@ def standing(name: str, stat: Stat, rules: Rules, age: float) -> Standing:
     if mode & (modes.S_ISUID | modes.S_ISGID):
         return Standing(Kind.BAD, "is set-user-id or set-group-id; chmod ug-s and submit it again")
     if not mode & modes.S_IXUSR:
-        return Standing(Kind.HELD, "not executable; chmod u+x releases it")
+        return _HELD
     if stat.st_size == 0:
         return _in_patience(
             max(PATIENCE_EMPTY, rules.settle), age, "is empty; there is nothing to run"
@@ -218,7 +228,8 @@ def not_ours(stat: Stat, rules: Rules) -> str:
     """Return why a file is not this daemon's to run, empty if it is: by its owner and its mode."""
     if rules.uids is not None and stat.st_uid not in rules.uids and stat.st_gid not in rules.gids:
         return rules.refusal
-    if rules.guarded and modes.S_ISREG(stat.st_mode) and exposed(stat):
+    job = modes.S_ISREG(stat.st_mode) or modes.S_ISDIR(stat.st_mode)
+    if rules.guarded and job and exposed(stat):
         return "others than root may write it, and would have root run it; chmod go-w releases it"
     return ""
 
@@ -234,6 +245,11 @@ def settled(look: Look, rules: Rules, age: float) -> Standing:
     if look.busy:
         again = min(AGAIN_BUSY_MOST, max(AGAIN_BUSY, age / 4))
         return Standing(Kind.INCOMING, "still open for writing", again)
+    if modes.S_ISDIR(look.stat.st_mode):
+        if look.inside is None:
+            return _NO_JOB
+        if look.inside.entries >= MOST_INSIDE:
+            return _TOO_MANY
     need = _seconds_to_settle(look, rules)
     if age < need:
         return Standing(
@@ -247,6 +263,11 @@ def settled(look: Look, rules: Rules, age: float) -> Standing:
 def is_file(stat: Stat) -> bool:
     """Tell whether an entry is a regular file, which may be opened."""
     return modes.S_ISREG(stat.st_mode)
+
+
+def is_directory(stat: Stat) -> bool:
+    """Tell whether an entry is a directory."""
+    return modes.S_ISDIR(stat.st_mode)
 
 
 def bad(reason: str) -> Standing:
@@ -275,6 +296,8 @@ def unchanged(before: Stat, after: Stat) -> bool:
 
 
 def _seconds_to_settle(look: Look, rules: Rules) -> float:
+    if look.inside is not None:
+        return max(rules.settle, SETTLE_INSIDE)
     if rules.kernel_tells:
         return rules.settle if look.busy is False else max(rules.settle, SETTLE_UNTOLD)
     moved = look.stat.st_ctime_ns > look.stat.st_mtime_ns

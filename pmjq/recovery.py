@@ -255,6 +255,7 @@ def clear_paperwork(spool: Spool, desk: Desk, name: str, lives: set[str]) -> Non
     back = spool.again_names()
     for left in set(back).difference(spool.names()) if back else ():
         spool.forget(left)
+    _clear_outputs(spool)
     alone = all(node.name_of(token) == name for token in lives)
     for job_id in _unneeded(spool, desk):
         attempt = spool.attempt(job_id)
@@ -263,6 +264,20 @@ def clear_paperwork(spool: Spool, desk: Desk, name: str, lives: set[str]) -> Non
                 spool.clear(job_id, 1, job_id)
         elif attempt is not None and attempt.node == name and attempt.token not in lives:
             _clear(spool, attempt)
+
+
+def _clear_outputs(spool: Spool) -> None:
+    """Remove the output of attempts after which none will come: their jobs were withdrawn."""
+    left = set(spool.tried())
+    if not left:
+        return
+    # In the order in which jobs go: to be tried again, then claimed.
+    left -= {again.earlier[-1].id for again in spool.agains() if again.earlier}
+    for job_id in spool.batons():
+        attempt = spool.attempt(job_id)
+        left -= {job_id, *(one.id for one in (attempt.earlier if attempt else ()))}
+    for job_id in left:
+        spool.forget_output(job_id)
 
 
 def _unneeded(spool: Spool, desk: Desk) -> list[str]:

@@ -22,7 +22,7 @@ import msgspec
 
 from pmjq import job, node
 from pmjq.errors import ConfigurationError, NotFoundError
-from pmjq.job import FORMAT, Attempt, Record
+from pmjq.job import FIRST, FORMAT, Again, Attempt, Record
 from pmjq.node import Life
 from pmjq.paperwork import Paperwork, executable_name
 from pmjq.state import State
@@ -171,20 +171,22 @@ class Spool(Paperwork):
         """
         self.disk.sync(self._run)
 
-    def give_back(self, attempt: Attempt, following: int = 1) -> str | None:
+    def give_back(self, attempt: Attempt, again: Again = FIRST) -> str | None:
         """Return a job to the queue and remove its paperwork.
 
         Returns the name it got, None if this life was fenced. Where another job has come to its
-        name meanwhile, a number is added. ``following``: the number of its next attempt.
+        name meanwhile, a number is added. ``again``: what its next attempt is to know.
         """
         name = job.real_name(attempt.name, attempt.name_hex)
         baton, free, number = f"{self._run}/{attempt.id}", name, 1
         self.disk.unlink(f"{self._job}/{attempt.id}/{executable_name(name)}")
-        stat = self.disk.stat(baton) if following > 1 else None
+        stat = self.disk.stat(baton) if again.attempt > 1 else None
+        if stat is not None:
+            self.keep_output(attempt, again)
         while True:
             try:
                 if stat is not None:
-                    self.remember(free, stat, following)
+                    self.remember(free, stat, again)
                 self.disk.rename_new(baton, f"{self.root}/{free}")
                 break
             except FileExistsError:
@@ -317,6 +319,10 @@ class Spool(Paperwork):
             if stat is not None:
                 found[job_id] = stat.st_uid
         return found
+
+    def is_asked(self, what: str, job_id: str) -> bool:
+        """Tell whether this life is asked for something about a job."""
+        return self.disk.stat(self.ask_path(self.token, what, job_id)) is not None
 
     def answered(self, what: str, job_id: str) -> None:
         """Remove a request to this life that has been met, or cannot be."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import stat as modes
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from pmjq import job
-from pmjq.job import Attempt, Status
+from pmjq.job import Again, Attempt, Status, Try
 from pmjq.nodes import Pulse
 from pmjq.state import State
 from pmjq.submission import PART, mark, refusal, unique
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 EXECUTE = 0o111
 EXECUTE_OWNER = 0o100
+
+CHASES = 5
+"""How often a job is looked for that moves while it is to be cancelled."""
 
 GONE = frozenset({Pulse.DEAD, Pulse.SILENT, Pulse.BURIED})
 """Nodes that hear nothing."""
@@ -72,23 +76,23 @@ class Steering:
     def release(self, seen: Seen) -> Answer:
         """Let a job go that is held."""
         if seen.state is not State.HELD:
-            return _answer(seen, f"is {seen.state}, not held", done=False)
+            return _answer(seen, f"is {seen.state}, not held")
         return self._chmod(seen, "released", lambda mode: mode | EXECUTE_OWNER)
 
     def cancel(self, seen: Seen) -> Answer:
         """End a job: a queued one at once, one that a node has by asking the node."""
-        if not seen.living:
-            return _answer(seen, f"has ended already ({seen.state})", done=False)
-        if not seen.token:
-            found = self._withdraw(seen)
+        for _ in range(CHASES):
+            if not seen.living:
+                return _answer(seen, f"has ended already ({seen.state})")
+            found = self._ask(seen) if seen.token else self._withdraw(seen)
             if found is not None:
                 return found
-            # A node was quicker.
-            again = [one for one in self.look.claimed() if one.file_name == seen.file_name]
-            if not again:
-                return _answer(seen, "is not in the queue any more", done=False)
-            seen = again[-1]
-        return self._ask(seen)
+            # A node was quicker: it has claimed, returned or ended it.
+            now = self.look.again([seen])[0]
+            if now is None:
+                return _answer(seen, "is not in the queue any more")
+            seen = now
+        return _answer(seen, "is being moved all the time; try again")
 
     def retry(self, seen: Seen) -> Answer:
         """Put a job that has ended into the queue again, as it is in the archive."""
@@ -105,10 +109,10 @@ class Steering:
             name = unique(name)
         part = f"{spool.root}/{PART}{mark()}"
         try:
-            disk.copy(seen.archived, part)
+            (disk.copy_tree if modes.S_ISDIR(stat.st_mode) else disk.copy)(seen.archived, part)
             made = disk.stat(part)
             if made is not None:
-                spool.remember(name, made, (seen.attempt or 1) + 1)
+                spool.remember(name, made, _after(seen))
             disk.rename_new(part, f"{spool.root}/{name}")
             disk.sync(spool.root)
         except OSError as error:
@@ -158,16 +162,16 @@ class Steering:
     def _chmod(self, seen: Seen, word: str, change: Callable[[int], int]) -> Answer:
         path = f"{self._spool.root}/{seen.file_name}"
         if seen.token or not seen.living:
-            return _answer(seen, f"is {seen.state}; only what is queued can be {word}", done=False)
+            return _answer(seen, f"is {seen.state}; only what is queued can be {word}")
         try:
             stat = self._spool.disk.stat(path)
             if stat is None:
-                return _answer(seen, "is not in the queue any more", done=False)
+                return _answer(seen, "is not in the queue any more")
             self._spool.disk.chmod(path, change(stat.st_mode & 0o7777))
         except FileNotFoundError:
-            return _answer(seen, "is not in the queue any more", done=False)
+            return _answer(seen, "is not in the queue any more")
         except OSError as error:
-            return _answer(seen, f"{error.strerror}: only its owner can do that", done=False)
+            return _answer(seen, f"{error.strerror}: only its owner can do that")
         return _answer(seen, word, done=True)
 
     def _withdraw(self, seen: Seen) -> Answer | None:
@@ -196,7 +200,7 @@ class Steering:
         except OSError as error:
             with contextlib.suppress(OSError):
                 spool.clear_record(record)
-            return _answer(seen, f"cannot be moved: {error.strerror or error}", done=False)
+            return _answer(seen, f"cannot be moved: {error.strerror or error}")
         if not moved:
             spool.clear_record(record)
             return None
@@ -208,16 +212,21 @@ class Steering:
         """Remove a job where pmjq's own tree may not be written: it leaves no record."""
         path = f"{self._spool.root}/{seen.file_name}"
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return _answer(seen, f"cannot be recorded: {error.strerror or error}", done=False)
+            return _answer(seen, f"cannot be recorded: {error.strerror or error}")
         try:
             if self._spool.disk.stat(path) is None:
                 return None
             self._spool.remove(path)
         except OSError as wrong:
-            return _answer(seen, f"{wrong.strerror}: only its owner can do that", done=False)
+            return _answer(seen, f"{wrong.strerror}: only its owner can do that")
         return _answer(seen, "withdrawn, without a record", done=True)
 
-    def _ask(self, seen: Seen) -> Answer:
+    def _ask(self, seen: Seen) -> Answer | None:
+        """Ask the node that has a job to end it; None if it has it no more.
+
+        A node looks for requests just before it returns a job, so one that has it after it was
+        asked hears of it.
+        """
         spool = self._spool
         for one in self.look.nodes:
             if one.token == job.shown(seen.token) and one.state in GONE:
@@ -225,19 +234,20 @@ class Steering:
                     f"its node {seen.node} is {one.state} and hears nothing; when its lease is "
                     "over the job ends as lost, or returns to the queue if it is restartable"
                 )
-                return _answer(seen, text, done=False)
+                return _answer(seen, text)
         path = spool.ask_path(seen.token, "cancel", seen.id)
         try:
             spool.disk.create([(path, b"", 0o644)])
         except FileExistsError:
             return _answer(seen, f"node {seen.node} has been asked already", done=True)
         except FileNotFoundError:
-            text = f"its node {seen.node} is gone; try again when another has taken it over"
-            return _answer(seen, text, done=False)
+            return None
         except OSError as error:
             return _answer(
                 seen, f"{error.strerror}: its node takes no request of yours", done=False
             )
+        if seen.id not in spool.run_of(seen.token):
+            return None
         with contextlib.suppress(OSError):
             self._nudge()
         return _answer(seen, f"node {seen.node} is asked to end it", done=True)
@@ -245,6 +255,22 @@ class Steering:
     def _nudge(self) -> None:
         """Have daemons on this machine look for requests; others look now and then."""
         self._spool.disk.touch(self._spool.own)
+
+
+def _after(seen: Seen) -> Again:
+    """Return what the attempt is to know that somebody asks for after a job has ended."""
+    tried = Try(
+        id=seen.id,
+        attempt=seen.attempt or 1,
+        node=seen.node,
+        state=seen.state,
+        started=seen.started,
+        ended=seen.ended,
+        exit_code=seen.exit_code,
+        signal=seen.signal,
+        reason=seen.reason,
+    )
+    return Again(tried.attempt + 1, earlier=(*seen.earlier, tried))
 
 
 def _answer(seen: Seen, text: str, *, done: bool = False, job_id: str = "") -> Answer:
