@@ -1,3 +1,26 @@
-"""pmjq runs the executables that people put in a directory."""
+"""pmjq runs the executables that people put in a directory.
 
-__version__ = "0.1.0"
+``Queue`` is all that a program needs: ``from pmjq import Queue``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pmjq.version import VERSION
+
+if TYPE_CHECKING:
+    from pmjq.queue import Queue
+
+__version__ = VERSION
+
+__all__ = ["Queue", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    """Import ``Queue`` when somebody asks for it: the daemon does without."""
+    if name == "Queue":
+        from pmjq.queue import Queue  # noqa: PLC0415
+
+        return Queue
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

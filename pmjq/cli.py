@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pmjq import __version__
 from pmjq.errors import (
     ConfigurationError,
     NotFoundError,
@@ -24,6 +23,7 @@ from pmjq.errors import (
     TryLaterError,
     UsageError,
 )
+from pmjq.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +64,7 @@ BUILT = {
     "hold": "pmjq.steer",
     "release": "pmjq.steer",
     "retry": "pmjq.steer",
+    "prune": "pmjq.steer",
     "drain": "pmjq.steer",
     "resume": "pmjq.steer",
     "nodes": "pmjq.verbs",
@@ -115,12 +116,12 @@ def _verb(verb: str, words: list[str]) -> int:
     if {"-h", "--help"} & set(words):
         click.echo(
             f"Usage: pmjq {verb}\n\n"
-            f"  A reserved word: this version of pmjq ({__version__}) does not have it.\n"
+            f"  A reserved word: this version of pmjq ({VERSION}) does not have it.\n"
             f"  pmjq ./{verb} starts the daemon on a spool of that name."
         )
         return 0
     raise UsageError(
-        f"{verb}: is not in this version ({__version__});"
+        f"{verb}: is not in this version ({VERSION});"
         f" pmjq ./{verb} starts the daemon on a spool of that name"
     )
 
@@ -239,7 +240,7 @@ class _Number(click.FloatRange):
 @click.option(
     "--once", is_flag=True, help="Run what is there and exit when nothing is queued or running."
 )
-@click.version_option(__version__, "--version", prog_name="pmjq", message="%(prog)s %(version)s")
+@click.version_option(VERSION, "--version", prog_name="pmjq", message="%(prog)s %(version)s")
 def daemon(spool: str, **options: Any) -> int:  # noqa: ANN401  # as click hands them over
     """Run the executables that people put in the directory SPOOL.
 

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 import anyio.to_thread
 
-import pmjq
 from pmjq import account, job, lease, lock, probe, service
 from pmjq.disk import Disk
 from pmjq.lease import LEASE, Heart
@@ -33,6 +32,7 @@ from pmjq.outside import Settings
 from pmjq.plan import Intent
 from pmjq.process import Processes
 from pmjq.publish import Publisher
+from pmjq.version import VERSION
 from pmjq.watch import Watch
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class Daemon:
                 "daemon.started",
                 spool=job.shown(turn.spool.root),
                 node=self.options.node,
-                version=pmjq.__version__,
+                version=VERSION,
                 pid=os.getpid(),
                 file_system=self.options.kind,
             )

@@ -34,6 +34,10 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object per line."
 )
 
+states_option = click.option(
+    "--state", "states", multiple=True, metavar="STATE", help="Only those in this state."
+)
+
 
 def verb(name: str, **settings: object) -> Callable[[Callable[..., int]], click.Command]:
     """Return what makes a command of a verb; ``settings``: further ones of click's context."""
@@ -106,8 +110,56 @@ def answers(given: Sequence[Answer], *, as_json: bool) -> int:
         put("".join(f"{clean(one.name)}: {one.text}\n" for one in given if one.done))
         for one in given:
             if not one.done:
-                sys.stderr.write(f"pmjq: {clean(one.name)}: {one.text}\n")
+                complain(one.name, one.text)
     return int(not all(one.done for one in given))
+
+
+def complain(name: str, text: str) -> None:
+    """Tell of a thing that could not be done."""
+    sys.stderr.write(f"pmjq: {clean(name)}: {clean(text)}\n")
+
+
+def states(given: Iterable[str]) -> frozenset[str]:
+    """Return the states that are asked for; UsageError if there is no such state."""
+    from pmjq.state import State
+
+    for text in given:
+        if text not in list(State):
+            raise UsageError(f"--state {text}: no such state; there are {', '.join(State)}")
+    return frozenset(given)
+
+
+def bar(label: str) -> Bar:
+    """Return a progress bar on standard error if that is a terminal, else one that says nothing."""
+    return Bar(label, shown=sys.stderr.isatty())
+
+
+class Bar:
+    """Progress for a person who waits; from the first ``of`` on."""
+
+    def __init__(self, label: str, *, shown: bool) -> None:
+        """Show nothing yet."""
+        self._label = label
+        self._shown = shown
+        self._bar: Any = None
+
+    def of(self, length: int) -> None:
+        """Begin, if there is more than one thing to wait for."""
+        if self._shown and length > 1:
+            made = click.progressbar(length=length, label=self._label, file=sys.stderr)
+            self._bar = made.__enter__()
+            self._bar.render_progress()
+
+    def step(self, count: int = 1) -> None:
+        """Go on."""
+        if self._bar is not None:
+            self._bar.update(count)
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._bar is not None:
+            self._bar.render_finish()
+            self._bar = None
 
 
 def clean(text: str) -> str:

@@ -213,6 +213,9 @@ class Event(msgspec.Struct, frozen=True):
     record: Record | None = None
 
 
+_STAMP = "%Y%m%dT%H%M%S.%f"
+"""How the time is written with which an archived name begins."""
+
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 STEM = re.compile(rf"\d{{8}}T\d{{6}}\.\d{{6}}Z-({_ID.pattern})-")
@@ -249,9 +252,24 @@ def moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
+def filed(name: str) -> tuple[datetime, str, str] | None:
+    """Return the time, the id and the rest of an archived name, with its suffix; None: it is none.
+
+    The opposite of ``stem``.
+    """
+    match = STEM.match(name)
+    if match is None:
+        return None
+    try:
+        ended = datetime.strptime(name.partition("Z")[0], _STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return ended, match[1], name[match.end() :]
+
+
 def stem(ended: datetime, job_id: str, name: str) -> str:
     """Return the archived name: stamp, id and name, shortened to leave room for every affix."""
-    prefix = f"{ended:%Y%m%dT%H%M%S.%f}Z-{job_id}-"
+    prefix = f"{ended:{_STAMP}}Z-{job_id}-"
     room = NAME_MAX - LONGEST_AFFIX - len(prefix)
     return prefix + shortened(name, room)
 

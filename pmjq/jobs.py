@@ -14,7 +14,7 @@ import math
 import posixpath
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -44,12 +44,29 @@ EXAMINED = 2000
 _EVERYBODY = Rules(uids=None)
 
 
+class Filed(Protocol):
+    """The part of a record that tells where its job was filed."""
+
+    @property
+    def archive(self) -> str:
+        """The directory, as ``Record`` has it."""
+
+    @property
+    def archive_hex(self) -> str:
+        """Its bytes where the text is not exact."""
+
+    @property
+    def near(self) -> bool:
+        """Tell whether that is on the spool's own file system."""
+
+
 class Seen(Struct, frozen=True, kw_only=True):
     """One job as it is seen from here: a line of ``pmjq list --json`` and of ``show``.
 
     Times are UTC. ``reason``: why it does not run, or how it ended. ``archived`` and ``output`` are
     paths as the node names them that filed it. What is not known is None or empty. ``name_hex``:
-    the bytes of the name where ``name`` is not exact.
+    the bytes of the name where ``name`` is not exact. ``is_job``: false for an entry of the spool
+    that is left alone, as a directory without an info file.
     """
 
     name: str
@@ -75,6 +92,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     archived: str = ""
     output: str = ""
     late: bool = False
+    is_job: bool = True
     earlier: tuple[Try, ...] = ()
 
     @property
@@ -151,8 +169,11 @@ class Look:
         said = self.aside.get(shown, "")
         words: tuple[str, ...] = ()
         spec: Spec | Refusal | None = None
-        if standing.kind is Kind.QUEUED and (examine or not ready.is_file(stat)):
-            standing, spec = self._examined(name, standing)
+        is_job = standing.kind is not Kind.PASSED_OVER
+        if ready.is_directory(stat) or (examine and standing.kind is Kind.QUEUED):
+            examined, spec = self._examined(name, standing)
+            is_job = is_job and examined.kind is not Kind.LEFT
+            standing = examined if standing.kind is Kind.QUEUED else standing
             words = spec.directives if isinstance(spec, Spec) else ()
         state = {Kind.QUEUED: State.QUEUED, Kind.HELD: State.HELD}.get(
             standing.kind, State.INCOMING
@@ -177,6 +198,7 @@ class Look:
             attempt=again.attempt if again is not None else None,
             queued=job.moment(stat.st_ctime_ns / 1e9),
             directives=words,
+            is_job=is_job,
             output=self.spool.tried_out(again) if again is not None and again.earlier else "",
             earlier=again.earlier if again is not None else (),
         )
@@ -416,12 +438,15 @@ def is_entry(name: str) -> bool:
     return bool(name) and "/" not in name and "\0" not in name and name not in (".", "..", ".pmjq")
 
 
+def archive_of(record: Filed, root: str) -> str:
+    """Return the directory that a job was filed to, as its node names it; ``root``: the spool."""
+    archive = job.real_name(record.archive, record.archive_hex)
+    return posixpath.normpath(f"{root}/{archive}") if record.near else archive
+
+
 def of_record(record: Record, root: str, reason: str = "", output: str = "") -> Seen:
     """Return a job that has ended as its record has it; ``root``: the spool."""
-    stem = job.real_name(record.stem, record.stem_hex)
-    archive = job.real_name(record.archive, record.archive_hex)
-    if record.near:
-        archive = posixpath.normpath(f"{root}/{archive}")
+    stem, archive = job.real_name(record.stem, record.stem_hex), archive_of(record, root)
     archived = f"{archive}/{stem}" if archive else ""
     return Seen(
         name=record.name,

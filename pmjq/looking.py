@@ -31,7 +31,7 @@ SHORT_ID = 8
 @face.verb("list")
 @face.spool_option
 @click.option("--mine", is_flag=True, help="Only my own jobs.")
-@click.option("--state", "states", multiple=True, metavar="STATE", help="Only those in this state.")
+@face.states_option
 @face.json_option
 @click.argument("names", nargs=-1, metavar="[JOB]...")
 def list_jobs(names: tuple[str, ...], spool: str | None, *, as_json: bool, **options: Any) -> int:  # noqa: ANN401  # as click hands them over
@@ -47,7 +47,7 @@ def list_jobs(names: tuple[str, ...], spool: str | None, *, as_json: bool, **opt
     if options["mine"]:
         found = [one for one in found if one.uid == os.geteuid()]
     if options["states"]:
-        found = [one for one in found if one.state in _states(options["states"])]
+        found = [one for one in found if one.state in face.states(options["states"])]
     if as_json:
         face.lines(found)
     else:
@@ -114,7 +114,7 @@ _time = face.Checked("time", _when)
     "-n", "most", type=click.IntRange(min=0), default=MOST_TOLD, show_default=True,
     metavar="N", help="The last N at most; 0: all.",
 )  # fmt: skip
-@click.option("--state", "states", multiple=True, metavar="STATE", help="Only those that ended so.")
+@face.states_option
 @click.option("--owner", metavar="USER", help="Only those of this owner.")
 @click.option("--node", metavar="NODE", help="Only those that this node ran.")
 @click.option("--name", metavar="PATTERN", help="Only those whose name is so.")
@@ -125,7 +125,7 @@ def history(spool: str | None, most: int, *, as_json: bool, **only: Any) -> int:
     """List the jobs that have ended, the last ones last."""
     from pmjq.queue import Queue
 
-    only["states"] = _states(only["states"])
+    only["states"] = face.states(only["states"])
     found = list(Queue(face.root(spool)).history(most=most or None, **only))
     found.reverse()
     if as_json:
@@ -133,16 +133,6 @@ def history(spool: str | None, most: int, *, as_json: bool, **only: Any) -> int:
     else:
         face.table(HISTORY, [_ended_row(one) for one in found])
     return 0
-
-
-def _states(given: tuple[str, ...]) -> frozenset[str]:
-    from pmjq.errors import UsageError
-    from pmjq.state import State
-
-    for text in given:
-        if text not in list(State):
-            raise UsageError(f"--state {text}: no such state; there are {', '.join(State)}")
-    return frozenset(given)
 
 
 def _row(one: Seen, now: float) -> Row:

@@ -6,10 +6,10 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-import pmjq
 from pmjq import job, probe, service
 from pmjq.node import Life
 from pmjq.plan import Intent
+from pmjq.version import VERSION
 
 if TYPE_CHECKING:
     from pmjq.gates import Limits
@@ -84,7 +84,7 @@ class Publisher:
             pid=me.pid,
             start=me.start,
             host=me.host,
-            version=pmjq.__version__,
+            version=VERSION,
             began=job.moment(BEGAN),
             at=job.moment(time.time()),
             limit=limits.load,

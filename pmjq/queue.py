@@ -5,7 +5,8 @@ the same words. It works on the files alone: no daemon need run, on this machine
 only reads changes nothing.
 
 Nothing is printed here. What is wrong is an exception of ``pmjq.errors``; what came of a request
-about each job is an ``Answer``.
+about each job is an ``Answer``. What only some verbs need is imported by these: a submission is to
+be quick.
 """
 
 from __future__ import annotations
@@ -16,15 +17,11 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pmjq import account, history, job, keys, nodes, probe, script, submission
+from pmjq import job, keys, script, submission
 from pmjq.disk import Disk
 from pmjq.errors import NotFoundError, UsageError
-from pmjq.jobs import Look, Seen
-from pmjq.nodes import Seen as Node
-from pmjq.spool import Spool
-from pmjq.steering import Answer, Steering
 from pmjq.submission import Draft, Submission
 
 if TYPE_CHECKING:
@@ -32,11 +29,16 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pmjq.job import Record
+    from pmjq.jobs import Look, Seen
+    from pmjq.nodes import Seen as Node
+    from pmjq.pruning import Pruning
+    from pmjq.spool import Spool
+    from pmjq.steering import Answer, Steering
 
-Jobs = list[Seen]
-Answers = list[Answer]
-Nodes = list[Node]
-"""Inside of ``Queue`` the word list is a verb."""
+    Jobs = list[Seen]
+    Answers = list[Answer]
+    Nodes = list[Node]
+    # Inside of ``Queue`` the word list is a verb.
 
 ALL = "ALL"
 """All jobs of mine."""
@@ -115,6 +117,8 @@ class Queue:
 
     def nodes(self, watch: float = 0.0) -> Nodes:
         """Return the nodes; ``watch``: look twice, so many seconds apart."""
+        from pmjq import nodes, probe
+
         return nodes.look(self.opened(), probe.machine(), time.time, watch, time.sleep)
 
     def list(self, names: Sequence[str] = ()) -> Jobs:
@@ -189,19 +193,19 @@ class Queue:
 
     def cancel(self, names: Sequence[str]) -> Answers:
         """End jobs: queued ones at once, running ones by asking their nodes."""
-        return self._steered(names, Steering.cancel)
+        return self._steered(names, "cancel")
 
     def hold(self, names: Sequence[str]) -> Answers:
         """Keep queued jobs from being started."""
-        return self._steered(names, Steering.hold, lambda one: not one.token)
+        return self._steered(names, "hold", lambda one: not one.token)
 
     def release(self, names: Sequence[str]) -> Answers:
         """Let held jobs go."""
-        return self._steered(names, Steering.release, lambda one: not one.token)
+        return self._steered(names, "release", lambda one: not one.token)
 
     def retry(self, names: Sequence[str]) -> Answers:
         """Put jobs that have ended into the queue again."""
-        return self._steered(names, Steering.retry)
+        return self._steered(names, "retry")
 
     def drain(self, names: Sequence[str]) -> Answers:
         """Have nodes take no more jobs; what they run goes on."""
@@ -213,31 +217,47 @@ class Queue:
         steering = self._steering(self.look())
         return [steering.resume(name) for name in self._node_names(names)]
 
+    def prune(
+        self, before: datetime, *, states: Collection[str] = (), dry: bool = False
+    ) -> Pruning:
+        """Return the removal of what ended before a time; its ``run`` carries it out."""
+        from pmjq.pruning import Pruning
+
+        return Pruning(self.opened(), before, states, dry)
+
     # -- below
 
     def opened(self) -> Spool:
         """Return the spool; NotFoundError if it is none."""
+        from pmjq import nodes
+
         return nodes.opened(self._disk, self.path)
 
     def look(self, *, aside: bool = True) -> Look:
         """Return a look at the jobs; ``aside``: with the reasons that nodes give."""
+        from pmjq import account, nodes, probe
+        from pmjq.jobs import Look
+
         spool = self.opened()
         seen = nodes.look(spool, probe.machine(), time.time)
         reasons = nodes.aside(spool, seen) if aside else {}
         return Look(spool, seen, account.owner_name, time.time(), reasons)
 
     def _steering(self, look: Look) -> Steering:
+        from pmjq import account
+        from pmjq.steering import Steering
+
         return Steering(look, account.owner_name(os.geteuid()), _chance, time.time)
 
     def _steered(
         self,
         names: Sequence[str],
-        steer: Callable[[Steering, Seen], Answer],
+        verb: Literal["cancel", "hold", "release", "retry"],
         among: Callable[[Seen], bool] = lambda _: True,
     ) -> Answers:
         look = self.look()
-        steering = self._steering(look)
-        return [steer(steering, one) for one in self._meant(look, names, among)]
+        steer = getattr(self._steering(look), verb)
+        return [steer(one) for one in self._meant(look, names, among)]
 
     def _meant(
         self, look: Look, names: Sequence[str], among: Callable[[Seen], bool] = lambda _: True
@@ -249,8 +269,9 @@ class Queue:
             here = look.found(name) if name != ALL else []
             if not here and (name == ALL or set(name) & set("*?[")):
                 living = [*look.claimed(), *look.queued()] if living is None else living
-                mine = [one for one in living if one.uid == os.geteuid() and among(one)]
-                here = mine if name == ALL else look.matching(name, filter(among, living))
+                jobs = [one for one in living if one.is_job and among(one)]
+                mine = [one for one in jobs if one.uid == os.geteuid()]
+                here = mine if name == ALL else look.matching(name, jobs)
                 if name == ALL:
                     found |= {(one.id, one.file_name): one for one in here}
                     continue
@@ -315,6 +336,8 @@ class _Waiting:
     _gone: dict[int, float] = field(default_factory=dict)
 
     def run(self, timeout: float | None) -> Jobs:
+        from pmjq import history
+
         # The news begin before the look: what ends in between is in one of both.
         news = history.News(self.queue.opened())
         deadline = None if timeout is None else time.monotonic() + timeout

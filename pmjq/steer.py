@@ -5,6 +5,7 @@ Thin over ``Queue``; each returns its exit code.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import click
@@ -60,7 +61,51 @@ def _steering(
     return face.verb(name)(steer)
 
 
+def _ago(text: str) -> datetime:
+    return datetime.now(UTC) - timedelta(seconds=keys.duration(text))
+
+
+@face.verb("prune")
+@face.spool_option
+@click.option(
+    "--older-than",
+    "before",
+    type=face.Checked("duration", _ago),
+    required=True,
+    metavar="DURATION",
+    help="Remove what ended longer ago, for instance 30d.",
+)
+@face.states_option
+@click.option("-n", "--dry-run", "dry", is_flag=True, help="Only tell what would be removed.")
+@face.json_option
+def prune(
+    before: datetime, spool: str | None, states: tuple[str, ...], *, dry: bool, as_json: bool
+) -> int:
+    """Remove the files of jobs that ended long ago from the archives that this spool filed them to.
+
+    What the events tell of them goes too, once all that a finished daemon told of is as old.
+    """
+    from pmjq.queue import Queue
+
+    pruning = Queue(face.root(spool)).prune(before, states=face.states(states), dry=dry)
+    bar, failed = face.bar("removing"), False
+    try:
+        for one in pruning.run(bar.of):
+            bar.step()
+            failed = failed or not (one.removed or dry)
+            if as_json:
+                face.lines([one])
+            elif one.removed or dry:
+                face.put(f"{face.clean(one.path)}: {one.text}\n")
+            else:
+                face.complain(one.path, one.text)
+    finally:
+        bar.end()
+    return int(failed)
+
+
 COMMANDS = {
+    "prune": prune,
     "wait": wait,
     "cancel": _steering(
         "cancel",

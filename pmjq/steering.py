@@ -84,6 +84,8 @@ class Steering:
         for _ in range(CHASES):
             if not seen.living:
                 return _answer(seen, f"has ended already ({seen.state})")
+            if not seen.is_job:
+                return _answer(seen, f"is no job, and left alone: {seen.reason}")
             found = self._ask(seen) if seen.token else self._withdraw(seen)
             if found is not None:
                 return found
@@ -161,6 +163,8 @@ class Steering:
 
     def _chmod(self, seen: Seen, word: str, change: Callable[[int], int]) -> Answer:
         path = f"{self._spool.root}/{seen.file_name}"
+        if not seen.is_job:
+            return _answer(seen, f"is no job, and left alone: {seen.reason}")
         if seen.token or not seen.living:
             return _answer(seen, f"is {seen.state}; only what is queued can be {word}")
         try:

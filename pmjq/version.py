@@ -1,0 +1,3 @@
+"""Which pmjq this is."""
+
+VERSION = "0.1.0"
