@@ -150,6 +150,13 @@ class Bar:
             self._bar = made.__enter__()
             self._bar.render_progress()
 
+    def to(self, count: int, length: int) -> None:
+        """Show that so many of all are done."""
+        if self._bar is None:
+            self.of(length)
+        if self._bar is not None:
+            self._bar.update(count - self._bar.pos)
+
     def step(self, count: int = 1) -> None:
         """Go on."""
         if self._bar is not None:

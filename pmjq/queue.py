@@ -181,13 +181,19 @@ class Queue:
 
     # -- wait
 
-    def wait(self, names: Sequence[str], timeout: float | None = None) -> Jobs:
+    def wait(
+        self,
+        names: Sequence[str],
+        timeout: float | None = None,
+        heard: Callable[[int, int], None] = lambda _, __: None,
+    ) -> Jobs:
         """Wait until jobs have ended; return them, in the order in which they were named.
 
-        What has not ended when ``timeout`` seconds are over is returned as it is then.
-        NotFoundError if there is no such job, or it was withdrawn.
+        What has not ended when ``timeout`` seconds are over is returned as it is then. ``heard`` is
+        told now and then how many have ended, and of how many. NotFoundError if there is no such
+        job, or it was withdrawn.
         """
-        return _Waiting(self, self._meant(self.look(), names)).run(timeout)
+        return _Waiting(self, self._meant(self.look(), names), heard).run(timeout)
 
     # -- steer
 
@@ -333,6 +339,7 @@ class _Waiting:
 
     queue: Queue
     jobs: Jobs
+    heard: Callable[[int, int], None]
     _gone: dict[int, float] = field(default_factory=dict)
 
     def run(self, timeout: float | None) -> Jobs:
@@ -346,6 +353,7 @@ class _Waiting:
             if pause >= LATE or not pause or news.events():
                 self._look()
                 pause = SOON
+                self.heard(sum(not one.living for one in self.jobs), len(self.jobs))
             if not any(one.living for one in self.jobs):
                 return self.jobs
             left = LATE if deadline is None else deadline - time.monotonic()

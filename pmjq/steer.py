@@ -37,7 +37,11 @@ def wait(names: tuple[str, ...], spool: str | None, timeout: float | None, *, as
     """
     from pmjq.queue import Queue, exit_code
 
-    seen = Queue(face.root(spool)).wait(names, timeout)
+    bar = face.bar("waiting")
+    try:
+        seen = Queue(face.root(spool)).wait(names, timeout, bar.to)
+    finally:
+        bar.end()
     if as_json:
         face.lines(seen)
     return next((code for code in map(exit_code, seen) if code), 0)

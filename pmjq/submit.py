@@ -103,14 +103,21 @@ def submit(words: tuple[str, ...], spool: str | None, **given: Any) -> int:  # n
     ]
     submitted: list[str] = []
     where = queue.Queue(face.root(spool))
-    quiet = given["follow"]
+    quiet, bar = given["follow"], face.bar("submitting")
 
     def put(name: str) -> None:
         submitted.append(name)
+        bar.step()
         if not quiet:
             _print(name, as_json=given["as_json"])
 
-    where.put(drafts, put)
+    if not sys.stdout.isatty():
+        # On a terminal the names themselves are the progress.
+        bar.of(len(drafts))
+    try:
+        where.put(drafts, put)
+    finally:
+        bar.end()
     if given["follow"]:
         for part in where.logs(submitted[0], follow=True):
             if not face.put_bytes(part):
