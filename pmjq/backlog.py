@@ -258,6 +258,10 @@ class Backlog:
         """Return what is not queued, with its reason."""
         return ((name, aside.standing) for name, aside in self._aside.items())
 
+    def kept_aside(self) -> int:
+        """Return how many entries are not queued."""
+        return len(self._aside)
+
     def settling(self) -> bool:
         """Tell whether any entry is on its way in and will be ready or bad by itself."""
         return bool(self._bad) or any(

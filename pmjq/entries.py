@@ -63,6 +63,7 @@ HESITATION_SHARED = 0.5
 PRESENT_FOR = 0.5
 """Seconds for which a shared spool that was there is taken to be there."""
 
+DEFERRED_LOOKS = 50
 LONGEST_DEFERRED = 60.0
 """Seconds until a job that waits for others, or for a time, is looked at again without news."""
 
@@ -97,6 +98,7 @@ class Entries:
         self._untold: set[tuple[str, int]] = set()
         self._outcomes = Outcomes(outside.spool)
         self._back: frozenset[str] | None = None
+        self._heard_at = 0.0
 
     def present(self) -> bool:
         """Tell whether the spool is there, and say so when that changes."""
@@ -133,7 +135,7 @@ class Entries:
                 names[name] = None
         if names.pop(OWN, 0) is None:
             self._requests()
-        for name in self._outcomes.woken():
+        for name in self._woken(now):
             self.desk.backlog.wake(name)
             names[name] = None
         for name in names:
@@ -141,6 +143,17 @@ class Entries:
         if everything or now >= self.desk.rescan_at:
             self._rescan(now, everything=everything)
         self._see_new(now)
+
+    def _woken(self, now: float) -> set[str]:
+        """Return what waited for others of which one has ended."""
+        if now < self._heard_at:
+            return set()
+        self._heard_at = now + (0.0 if self.outside.spool.local else POLL)
+        try:
+            return self._outcomes.woken()
+        except OSError:
+            # They are looked at again after a while.
+            return set()
 
     def candidates(self, wanted: int, now: float) -> list[Candidate]:
         """Return entries to claim: those that can never be run, and the head of the queue."""
@@ -281,12 +294,15 @@ class Entries:
             if left > 0:
                 reason = outcomes.too_early(spec.not_before)
                 return Standing(Kind.DEFERRED, reason, min(left, LONGEST_DEFERRED))
-        verdict = self._outcomes.verdict(name, spec)
+        # Something tells of their ends; of what it did not tell, so many are looked at in a second.
+        again = max(LONGEST_DEFERRED, self.desk.backlog.kept_aside() / DEFERRED_LOOKS)
+        try:
+            verdict = self._outcomes.verdict(name, spec)
+        except OSError as error:
+            return Standing(Kind.DEFERRED, f"waits for others ({error.strerror})", again)
         if verdict.never:
             return Refusal(verdict.reason, cancels=True)
-        if verdict.reason:
-            return Standing(Kind.DEFERRED, verdict.reason, LONGEST_DEFERRED)
-        return None
+        return Standing(Kind.DEFERRED, verdict.reason, again) if verdict.reason else None
 
     def _see(self, name: str, now: float) -> None:
         stat = self.outside.spool.stat(name)

@@ -29,7 +29,7 @@ from pmjq.ready import Kind, Rules, Standing
 from pmjq.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from pmjq.nodes import Seen as Node
     from pmjq.ready import Stat
@@ -149,8 +149,9 @@ class Look:
                 found.append((stat.st_ctime_ns, name, stat))
         found.sort(key=lambda one: (one[0], one[1]))
         closed, back = self._closed(), frozenset(spool.again_names())
+        living = {name for _, name, _ in found} | self._in_hand()
         return [
-            self._entry(name, stat, closed, back, examine=number < EXAMINED)
+            self._entry(name, stat, closed, back, living if number < EXAMINED else None)
             for number, (_, name, stat) in enumerate(found)
         ]
 
@@ -159,18 +160,33 @@ class Look:
         stat = self.spool.stat(name) if is_entry(name) else None
         if stat is None or name in self._archives():
             return None
-        return self._entry(name, stat, self._closed(), frozenset([name]), examine=True)
+        return self._entry(name, stat, self._closed(), frozenset([name]), frozenset())
+
+    def _in_hand(self) -> set[str]:
+        """Return the names and ids of what the nodes have."""
+        return {text for one in self.claimed() for text in (one.file_name, *one.ids)}
 
     def _entry(
-        self, name: str, stat: Stat, closed: str, back: frozenset[str], *, examine: bool
+        self,
+        name: str,
+        stat: Stat,
+        closed: str,
+        back: frozenset[str],
+        living: Collection[str] | None,
     ) -> Seen:
+        """Return one entry; ``back``: those of which more is remembered.
+
+        It is opened if it is known what lives: ``living``, names and ids; if nothing, for the
+        others that it waits for the events are searched.
+        """
         standing = ready.standing(name, stat, _EVERYBODY, -math.inf)
         shown = job.shown(name)
         said = self.aside.get(shown, "")
         words: tuple[str, ...] = ()
         spec: Spec | Refusal | None = None
         is_job = standing.kind is not Kind.PASSED_OVER
-        if ready.is_directory(stat) or (examine and standing.kind is Kind.QUEUED):
+        examine = living is not None and standing.kind is Kind.QUEUED
+        if examine or ready.is_directory(stat):
             examined, spec = self._examined(name, standing)
             is_job = is_job and examined.kind is not Kind.LEFT
             standing = examined if standing.kind is Kind.QUEUED else standing
@@ -185,7 +201,7 @@ class Look:
         if again is not None and not reason and retries.pause(again, self.now) > 0:
             reason = retries.reason(again)
         if not reason and isinstance(spec, Spec):
-            reason = self._deferred(name, spec) or self._too_big(spec)
+            reason = self._deferred(name, spec, living or ()) or self._too_big(spec)
         if not reason and state is State.QUEUED:
             reason = closed
         return Seen(
@@ -203,12 +219,13 @@ class Look:
             earlier=again.earlier if again is not None else (),
         )
 
-    def _deferred(self, name: str, spec: Spec) -> str:
+    def _deferred(self, name: str, spec: Spec, living: Collection[str]) -> str:
         """Return what a job waits for that asks to be started later, or after others."""
         if spec.not_before is not None and spec.not_before.timestamp() > self.now:
             return outcomes.too_early(spec.not_before)
-        if not spec.after and not spec.after_any:
-            return ""
+        if living:
+            others = [other for other in (*spec.after, *spec.after_any) if other in living]
+            return outcomes.unended(others[0]) if others else ""
         try:
             return self.outcomes.verdict(name, spec).reason
         except OSError as error:

@@ -1,25 +1,31 @@
 """How the jobs ended that others wait for: ``#PMJQ after=``.
 
 A job that is named lives, has ended, or is not known. What lives is in the spool or in the hands of
-a node; how it ended, the events tell, of all nodes. What was found ended stays so: it is read
-once. What is appended to the events later wakes those that wait for it.
+a node; how it ended, the events tell, of all nodes. The events are searched once for each name;
+what is appended to them later is heard of, and wakes those that wait for it.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from pmjq import history, job
+from pmjq import history, infofile, job
+from pmjq.directives import Refusal
 from pmjq.history import News
+from pmjq.job import Spec
 from pmjq.state import State
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
-    from pmjq.job import Spec
     from pmjq.spool import Spool
+
+MOST_FOLLOWED = 1000
+"""Jobs among which one is looked for that waits for itself by way of others."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -37,6 +43,11 @@ def too_early(when: datetime) -> str:
     return f"not before {when:%Y-%m-%d %H:%M:%S}Z"
 
 
+def unended(other: str) -> str:
+    """Return why a job does not run that waits for another."""
+    return f"after {job.shown(other)}, which has not ended"
+
+
 class Outcomes:
     """The outcomes that the queued jobs of one spool wait for."""
 
@@ -46,20 +57,20 @@ class Outcomes:
         self._news: News | None = None
         self._ended: dict[str, State] = {}
         self._waiting: dict[str, set[str]] = {}
+        self._needs: dict[str, tuple[str, ...]] = {}
 
     def verdict(self, name: str, spec: Spec) -> Verdict:
         """Say whether a queued job may run; OSError if the events cannot be read."""
+        self._needs[name] = (*spec.after, *spec.after_any)
         for needed, others in ((True, spec.after), (False, spec.after_any)):
             for other in others:
-                if other == name:
-                    return Verdict(f"waits for itself ({other})", never=True)
                 state = self._state(other)
                 if state is None:
-                    self._waiting.setdefault(other, set()).add(name)
-                    return Verdict(f"after {job.shown(other)}, which has not ended")
+                    return self._wait(name, other)
                 if needed and state is not State.DONE:
                     reason = f"was to run after {job.shown(other)}, which is {state}"
                     return Verdict(reason, never=True)
+        del self._needs[name]
         return MAY_RUN
 
     def woken(self) -> set[str]:
@@ -68,11 +79,23 @@ class Outcomes:
             return set()
         names: set[str] = set()
         for event in self._news.events():
-            if event.record is not None:
-                exact = job.real_name(event.record.name, event.record.name_hex)
-                for other in (exact, event.record.id):
-                    names |= self._waiting.pop(other, set())
+            record = event.record
+            if record is None:
+                continue
+            earlier = (one.id for one in record.earlier)
+            for other in (job.real_name(record.name, record.name_hex), record.id, *earlier):
+                woken = self._waiting.pop(other, None)
+                if woken is not None:
+                    self._ended[other] = record.state
+                    names |= woken
         return names
+
+    def _wait(self, name: str, other: str) -> Verdict:
+        if self._waits_for(other, name):
+            reason = f"waits for itself, by way of {job.shown(other)}"
+            return Verdict(reason if other != name else "waits for itself", never=True)
+        self._waiting.setdefault(other, set()).add(name)
+        return Verdict(unended(other))
 
     def _state(self, other: str) -> State | None:
         """Return how a job ended, None while it lives or is not known."""
@@ -81,14 +104,42 @@ class Outcomes:
             self._news = News(self._spool)
         if other in self._ended:
             return self._ended[other]
-        if "/" not in other and self._spool.stat(other) is not None:
-            return None
-        if other in self._spool.batons():
+        # The events have been searched for what somebody waits for, and are listened to.
+        if other in self._waiting or self._queued(other) or other in self._spool.batons():
             return None
         hexadecimal, shown = job.exact(other), job.shown(other)
         needle = other.encode("utf-8", "surrogateescape") if not hexadecimal else b""
         for record in history.records(self._spool, needle=needle):
-            if other == record.id or (record.name, record.name_hex) == (shown, hexadecimal):
+            ids = (record.id, *(one.id for one in record.earlier))
+            if other in ids or (record.name, record.name_hex) == (shown, hexadecimal):
                 self._ended[other] = record.state
                 return record.state
         return None
+
+    def _queued(self, other: str) -> bool:
+        return "/" not in other and self._spool.stat(other) is not None
+
+    def _waits_for(self, first: str, name: str) -> bool:
+        """Tell whether a job waits for another, by way of however many."""
+        seen, ahead = {first}, deque([first])
+        while ahead and len(seen) <= MOST_FOLLOWED:
+            other = ahead.popleft()
+            if other == name:
+                return True
+            following = [one for one in self._needed_by(other) if one not in seen]
+            seen.update(following)
+            ahead.extend(following)
+        return False
+
+    def _needed_by(self, other: str) -> Iterable[str]:
+        """Return the names of what a queued job waits for."""
+        if other not in self._needs:
+            try:
+                look = self._spool.look(other) if self._queued(other) else None
+                asked = infofile.asked(look) if look is not None else Refusal("")
+            except OSError:
+                return ()
+            if not isinstance(asked, Spec):
+                return ()
+            self._needs[other] = (*asked.after, *asked.after_any)
+        return self._needs[other]
