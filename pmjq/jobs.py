@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import fnmatch
 import math
-import posixpath
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec import Struct
 
 from pmjq import history, infofile, job, node, nodes, outcomes, ready, retries
 from pmjq.directives import Refusal
-from pmjq.job import Attempt, Record, Spec, Status, Try
+from pmjq.job import Attempt, Record, Spec, Status
 from pmjq.keys import ALL_CPUS
 from pmjq.nodes import Pulse
 from pmjq.outcomes import Outcomes
 from pmjq.ready import Kind, Rules, Standing
+from pmjq.seen import Seen, of_record
 from pmjq.state import State
 
 if TYPE_CHECKING:
@@ -42,80 +40,6 @@ EXAMINED = 2000
 """How many queued entries are opened for what they ask for; the others tell their state only."""
 
 _EVERYBODY = Rules(uids=None)
-
-
-class Filed(Protocol):
-    """The part of a record that tells where its job was filed."""
-
-    @property
-    def archive(self) -> str:
-        """The directory, as ``Record`` has it."""
-
-    @property
-    def archive_hex(self) -> str:
-        """Its bytes where the text is not exact."""
-
-    @property
-    def near(self) -> bool:
-        """Tell whether that is on the spool's own file system."""
-
-
-class Seen(Struct, frozen=True, kw_only=True):
-    """One job as it is seen from here: a line of ``pmjq list --json`` and of ``show``.
-
-    Times are UTC. ``reason``: why it does not run, or how it ended. ``archived`` and ``output`` are
-    paths as the node names them that filed it. What is not known is None or empty. ``name_hex``:
-    the bytes of the name where ``name`` is not exact. ``is_job``: false for an entry of the spool
-    that is left alone, as a directory without an info file.
-    """
-
-    name: str
-    name_hex: str = ""
-    state: State
-    reason: str = ""
-    id: str = ""
-    attempt: int | None = None
-    owner: str = ""
-    uid: int | None = None
-    node: str = ""
-    queued: datetime | None = None
-    claimed: datetime | None = None
-    started: datetime | None = None
-    ended: datetime | None = None
-    exit_code: int | None = None
-    signal: int | None = None
-    user_cpu: float | None = None
-    system_cpu: float | None = None
-    max_rss: int | None = None
-    directives: tuple[str, ...] = ()
-    token: str = ""
-    archived: str = ""
-    output: str = ""
-    late: bool = False
-    is_job: bool = True
-    earlier: tuple[Try, ...] = ()
-
-    @property
-    def file_name(self) -> str:
-        """Return the exact name of its file."""
-        return job.real_name(self.name, self.name_hex)
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """Return its id, and those of its attempts before."""
-        earlier = tuple(one.id for one in self.earlier)
-        return (self.id, *earlier) if self.id else earlier
-
-    @property
-    def living(self) -> bool:
-        """Tell whether it has not ended."""
-        return self.state in (
-            State.INCOMING,
-            State.HELD,
-            State.QUEUED,
-            State.CLAIMED,
-            State.RUNNING,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,7 +361,7 @@ class Look:
         directory, _, name = text.rpartition("/")
         if not directory:
             return text
-        stem = _STEM.match(name)
+        stem = job.STEM.match(name)
         return stem[1] if stem else name
 
     # -- patterns
@@ -447,46 +371,6 @@ class Look:
         return [one for one in jobs if fnmatch.fnmatchcase(one.file_name, pattern)]
 
 
-_STEM = job.STEM
-
-
 def is_entry(name: str) -> bool:
     """Tell whether a text can be the name of an entry of the spool."""
     return bool(name) and "/" not in name and "\0" not in name and name not in (".", "..", ".pmjq")
-
-
-def archive_of(record: Filed, root: str) -> str:
-    """Return the directory that a job was filed to, as its node names it; ``root``: the spool."""
-    archive = job.real_name(record.archive, record.archive_hex)
-    return posixpath.normpath(f"{root}/{archive}") if record.near else archive
-
-
-def of_record(record: Record, root: str, reason: str = "", output: str = "") -> Seen:
-    """Return a job that has ended as its record has it; ``root``: the spool."""
-    stem, archive = job.real_name(record.stem, record.stem_hex), archive_of(record, root)
-    archived = f"{archive}/{stem}" if archive else ""
-    return Seen(
-        name=record.name,
-        name_hex=record.name_hex,
-        state=record.state,
-        reason=reason or record.reason,
-        id=record.id,
-        attempt=record.attempt,
-        owner=record.owner,
-        uid=record.uid,
-        node=record.node,
-        queued=record.queued,
-        claimed=record.claimed,
-        started=record.started,
-        ended=record.ended,
-        exit_code=record.exit_code,
-        signal=record.signal,
-        user_cpu=record.user_cpu,
-        system_cpu=record.system_cpu,
-        max_rss=record.max_rss,
-        directives=record.directives,
-        archived=archived,
-        output=output or (f"{archived}.out" if archived else ""),
-        late=record.late,
-        earlier=record.earlier,
-    )

@@ -16,8 +16,8 @@ from pmjq import face
 
 if TYPE_CHECKING:
     from pmjq.job import Try
-    from pmjq.jobs import Seen
     from pmjq.render import Row
+    from pmjq.seen import Seen
 
 LIST = ("NAME", "STATE", "ID", "OWNER", "NODE", "AGE", "REASON")
 HISTORY = ("ENDED", "NAME", "STATE", "ID", "OWNER", "NODE", "TIME", "REASON")

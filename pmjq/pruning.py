@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from pmjq import job
-from pmjq.jobs import archive_of
+from pmjq.seen import archive_of
 from pmjq.state import State
 from pmjq.tree import decoded
 

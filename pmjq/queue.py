@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pmjq.job import Record
-    from pmjq.jobs import Look, Seen
+    from pmjq.jobs import Look
     from pmjq.nodes import Seen as Node
     from pmjq.pruning import Pruning
+    from pmjq.seen import Seen
     from pmjq.spool import Spool
     from pmjq.steering import Answer, Steering
 

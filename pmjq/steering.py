@@ -25,7 +25,8 @@ from pmjq.submission import PART, mark, refusal, unique
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pmjq.jobs import Look, Seen
+    from pmjq.jobs import Look
+    from pmjq.seen import Seen
     from pmjq.spool import Spool
 
 EXECUTE = 0o111
