@@ -27,6 +27,7 @@ from .nodes import nodes
 from .report import Bench, NotInstalledError, NotMeasuredError, Row, as_json, machine, table
 from .shared import gluster, mounts, sshfs
 from .throughput import throughput
+from .verbs import verbs
 
 MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
     "throughput": throughput,
@@ -34,6 +35,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
     "idle": idle,
     "backlog": backlog,
     "fileops": fileops,
+    "verbs": verbs,
     "nodes": nodes,
     "gluster": gluster,
     "sshfs": sshfs,
