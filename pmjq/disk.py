@@ -18,10 +18,14 @@ import errno
 import fcntl
 import os
 import stat as modes
+from typing import TYPE_CHECKING
 
 from pmjq import walk
 from pmjq.directives import HEAD
 from pmjq.ready import INFO_FILES, MOST_INSIDE, Inside, Look
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR})
 """Errors of a look that mean: not there. ESTALE means only that nobody knows."""
@@ -78,6 +82,21 @@ class Disk:
             if error.errno in GONE:
                 return None
             raise
+
+    def stats(self, path: str) -> Iterator[tuple[str, os.stat_result]]:
+        """Return the names in a directory and their lstats; those that go meanwhile are left out.
+
+        That takes half as long as one after another by their paths.
+        """
+        with os.scandir(path) as entries:
+            for entry in entries:
+                try:
+                    stat = entry.stat(follow_symlinks=False)
+                except OSError as error:
+                    if error.errno in GONE:
+                        continue
+                    raise
+                yield entry.name, stat
 
     def look(self, path: str) -> Look | None:
         """Open a file, tell whether it is being written, and read its head; None if it is gone.

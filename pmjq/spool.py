@@ -29,6 +29,8 @@ from pmjq.state import State
 from pmjq.tree import OWN
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pmjq.disk import Disk
     from pmjq.ready import Look, Stat
 
@@ -36,7 +38,7 @@ _UNDER_CONSTRUCTION = re.compile(
     rf"{re.escape(OWN)}\.[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}"
 )
 
-DIRECTORIES = ("tmp", "node", "job", "ended", "events", "done", "again")
+DIRECTORIES = ("tmp", "node", "job", "ended", "events", "done", "again", "tried")
 """What lies in the spool's own tree beside its identity."""
 
 OTHERS = modes.S_IWGRP | modes.S_IWOTH
@@ -127,6 +129,10 @@ class Spool(Paperwork):
     def names(self) -> list[str]:
         """Return the names of all entries, jobs or not."""
         return [name for name in self.disk.names(self.root) if name != OWN]
+
+    def stats(self) -> Iterator[tuple[str, Stat]]:
+        """Return the names of all entries, jobs or not, and what an lstat tells of each."""
+        return ((name, stat) for name, stat in self.disk.stats(self.root) if name != OWN)
 
     def stat(self, name: str) -> Stat | None:
         """Return what an lstat of an entry tells, None if it is gone."""
