@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import stat as modes
-from itertools import islice
+from functools import cache
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from pmjq import history, job, node, ready
@@ -69,12 +70,18 @@ def _claimed(spool: Spool, beginning: str) -> Iterator[Named]:
 
 def _queued(spool: Spool, beginning: str, states: Collection[State]) -> Iterator[Named]:
     names = [name for name in spool.names() if name.startswith(beginning)]
-    if states == IN_SPOOL:
-        names = few(names)
-    else:
-        names.sort()  # Which of them are in one state is known when each has been looked at.
-    found = ((name, _state(spool, name)) for name in names)
-    yield from islice(((name, str(state)) for name, state in found if state in states), MOST)
+    names = few(names) if states == IN_SPOOL else sorted(names)
+
+    @cache
+    def state(name: str) -> State | None:
+        return _state(spool, name)
+
+    # The last comes first: whenever nobody listens any more, what was found has the same beginning
+    # in common as all of it, as in ``few``.
+    last = islice((name for name in reversed(names) if state(name) in states), 1)
+    found = islice((name for name in names if state(name) in states), MOST)
+    for name in chain(last, found):
+        yield name, str(state(name))
 
 
 def _state(spool: Spool, name: str) -> State | None:

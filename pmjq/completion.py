@@ -278,19 +278,24 @@ def _root(context: click.Context) -> str:
 
 
 def _jobs(context: click.Context, last: str) -> Iterator[Found]:
-    from pmjq import candidates  # here, not where it counts as waiting for the spool
+    from pmjq import candidates  # Loading it is not a matter of patience.
 
-    if "/" in last:
-        return _any_file(context, last)
-    found = candidates.jobs(_root(context), last, JOBS[context.command.name or ""])
-    return (Found(value, help_text) for value, help_text in found)
+    def found() -> Iterator[Found]:
+        states = JOBS[context.command.name or ""]
+        for value, help_text in candidates.jobs(_root(context), last, states):
+            yield Found(value, help_text)
+
+    return _any_file(context, last) if "/" in last else found()
 
 
 def _nodes(context: click.Context, last: str) -> Iterator[Found]:
     from pmjq import candidates
 
-    drained = {"drain": False, "resume": True}.get(context.command.name or "")
-    return map(Found, candidates.nodes(_root(context), last, drained=drained))
+    def found() -> Iterator[Found]:
+        drained = {"drain": False, "resume": True}.get(context.command.name or "")
+        yield from map(Found, candidates.nodes(_root(context), last, drained=drained))
+
+    return found()
 
 
 def _or_all(find: Find) -> Find:

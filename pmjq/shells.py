@@ -11,6 +11,7 @@ Pure: text in, text out.
 
 from __future__ import annotations
 
+import heapq
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -43,7 +44,7 @@ class Typed(NamedTuple):
 
     ``words``: those before, without the name of the program; ``last``: the one at the cursor, both
     as a program would get them. ``raw``: the last one as it is typed; ``part``: the end of that
-    which bash replaces, as it also breaks words at ``:`` and ``=``.
+    which bash replaces, as it also breaks words at quotes, ``:``, ``=`` and ``@``.
     """
 
     words: list[str]
@@ -91,8 +92,9 @@ def few(names: Collection[str]) -> list[str]:
 
     That beginning a shell inserts. What sorted names have in common, the first and the last have.
     """
-    ordered = sorted(names)
-    return ordered if len(ordered) <= MOST else [ordered[-1], *ordered[: MOST - 1]]
+    if len(names) <= MOST:
+        return sorted(names)
+    return [*heapq.nsmallest(MOST - 1, names), max(names)]
 
 
 def _taken_apart(text: str) -> tuple[list[str], str, str]:
@@ -127,6 +129,6 @@ def _for_bash(value: str, at: Typed) -> str:
         quoted = '"' + re.sub(r'([$`"\\])', r"\\\1", value)
     else:
         quoted = _SPECIAL.sub(r"\\\1", value)
-    head = at.raw.removesuffix(at.part) if at.part else at.raw if at.raw[-1:] in ":=" else style
+    head = at.raw.removesuffix(at.part)
     fits = at.raw.endswith(at.part) and quoted.startswith(head)
     return quoted[len(head) :] if fits else ""

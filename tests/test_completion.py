@@ -49,7 +49,7 @@ NASTY = [
     "a:b:c",
     "e=f",
     "ba!ng",
-    "ba\\slash",
+    "w\\slash",
     "star*",
     "~root",
     "ünï",
@@ -58,6 +58,7 @@ NASTY = [
     "{k,l}",
     "#hash",
     "tr ",
+    "user@host",
 ]
 """Names that mean something to a shell."""
 
@@ -330,6 +331,17 @@ def test_of_too_many_names_those_that_tell_what_they_share(names: set[str]) -> N
     assert shared(few) == shared([*many])
 
 
+def test_of_too_many_jobs_likewise(spool: Path) -> None:
+    """Also where each has to be looked at for its state."""
+    for number in range(shells.MOST + 20):
+        put(spool, f"many-{number:04}", 0o755 if number else 0o644)
+    put(spool, "many-z", 0o644)
+    found = offered("hold", "many")
+    assert shells.MOST <= len(found) <= shells.MOST + 1
+    assert (found[0], found[-1]) == ("many-0001", f"many-{shells.MOST + 19:04}")
+    assert offered("release", "many") == ["many-0000", "many-z"]
+
+
 def test_nothing_is_loaded_for_nothing() -> None:
     """Who does not press TAB does not wait for it."""
     code = "import sys; from pmjq.cli import main; main(['list', '-h']); print([*sys.modules])"
@@ -384,6 +396,12 @@ def test_bash_reads_the_exact_name(style: str, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_what_fish_would_expand_is_not_offered() -> None:
+    """It inserts ~ at the beginning of a word without a backslash."""
+    for shell, expected in (("fish", ""), ("zsh", "plain\t~root\t\n")):
+        assert shells.line(shell, Typed([], ""), "plain", "~root") == expected
+
+
 # --- the real thing
 
 
@@ -403,13 +421,12 @@ def test_verbs_and_jobs_in_a_real_bash(spool: Path, tmp_path: Path) -> None:
             "--on-stop",
             "leave",
         ]
-        assert bash.called("pmjq cancel a:\t\r") == ["cancel", "a:b:c"]
         for name in NASTY:
-            begun = name[:3] if name[0].isalnum() and ":" not in name else f"\\{name[:1]}"
-            if name.isalnum() or not set(begun) & set("'\"!\\ ") or begun[0] == "\\":
-                assert bash.called(f"pmjq cancel {begun}\t\r") == ["cancel", name]
-            if "'" not in name[:2]:
-                assert bash.called(f"pmjq cancel '{name[:2]}\t\r") == ["cancel", name]
+            plain = name[:2] if name[:2].isalnum() else f"\\{name[0]}"
+            assert bash.called(f"pmjq cancel {plain}\t\r") == ["cancel", name]
+            assert bash.called(f"pmjq cancel '{name[:2]}\t\r") == ["cancel", name]
+        for begun in ("a:", "a:b:", "e=", "user@", "user@h", '"a:', "'user@", "us\\er"):
+            assert bash.called(f"pmjq cancel {begun}\t\r")[1] in NASTY
         bash.type("pmjq wait job\\ \t\t")
         bash.shows("job\\ running")
     assert not (spool / "pwned").exists()

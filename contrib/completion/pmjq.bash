@@ -1,4 +1,4 @@
-# Completion of pmjq for bash 4.4 and later. pmjq itself answers, see pmjq/shells.py: it gets the line
+# Completion of pmjq for bash. pmjq itself answers, see pmjq/shells.py: it gets the line
 # up to the cursor and what bash would replace of it, and says what may stand there, quoted.
 
 _pmjq() {
@@ -15,4 +15,4 @@ _pmjq() {
     done <<<"$answer"
 }
 
-complete -o nosort -F _pmjq pmjq
+complete -F _pmjq pmjq

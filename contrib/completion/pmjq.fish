@@ -21,4 +21,4 @@ function __pmjq_complete
     end
 end
 
-complete -c pmjq -f -k -a '(__pmjq_complete)'
+complete -c pmjq -f -a '(__pmjq_complete)'

@@ -60,7 +60,7 @@ def test_verbs_and_jobs(name: str, spool: Path, tmp_path: Path) -> None:
         assert shell.called("pmjq canc\ttw\t\r") == ["cancel", "two words"]
         assert shell.called("pmjq release \t\r") == ["release", "held.sh"]
         assert shell.called("pmjq list --state=qu\t\r") == ["list", "--state=queued"]
-        assert shell.called("pmjq -o arch\t--on-stop l\t\r")[:2] == ["-o", "archive/"]
+        assert shell.called("pmjq -o arch\t --on-stop l\t\r")[-1] == "leave"
         assert shell.called("pmjq submit --batch=held\t\r") == ["submit", "--batch=held.sh"]
         for begun, job in NAMES.items():
             assert shell.called(f"pmjq cancel {begun}\t\r") == ["cancel", job]
