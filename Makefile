@@ -112,7 +112,7 @@ man: ## render the man pages into build/man, as text and HTML
 # unless pip runs in a venv. All is staged first, so that a failing download leaves the installed one as it was.
 # Compiled where it is installed: code says in tracebacks where it was compiled, and is compiled again at
 # each start if its source is newer.
-install: $(READY) ## install below DESTDIR and PREFIX (/usr/local): command, man pages, systemd files
+install: $(READY) ## install below DESTDIR and PREFIX (/usr/local): command, man pages, completion, systemd files
 	@$(CHOOSE_INSTALLED); rm -rf build && mkdir build && \
 	  "$$python" -c 'import os, sys; print(os.path.realpath(sys.executable))' >build/python
 	"$$(cat build/python)" -m venv --without-pip build/venv
@@ -135,6 +135,9 @@ install: $(READY) ## install below DESTDIR and PREFIX (/usr/local): command, man
 	@for page in $(PAGES); do \
 	  install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}" $$page || exit 1; \
 	done
+	install -D -m 644 contrib/completion/pmjq.bash '$(DESTDIR)$(PREFIX)/share/bash-completion/completions/pmjq'
+	install -D -m 644 -t '$(DESTDIR)$(PREFIX)/share/zsh/site-functions' contrib/completion/_pmjq
+	install -D -m 644 -t '$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d' contrib/completion/pmjq.fish
 	@for unit in $(wildcard contrib/systemd/*.service); do \
 	  sed -E 's,/usr(/local)?/bin/pmjq,$(PREFIX)/bin/pmjq,g' $$unit >build/$${unit##*/} && \
 	  install -D -m 644 -t '$(DESTDIR)$(PREFIX)/lib/systemd/system' build/$${unit##*/} || exit 1; \

@@ -74,10 +74,17 @@ BUILT = {
 
 INTERRUPTED = 130
 
+COMPLETING = "_PMJQ_COMPLETE"
+"""What the scripts in contrib/completion set to the name of their shell. click's usual name."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if COMPLETING in os.environ:
+        from pmjq import completion
+
+        return completion.answer(os.environ[COMPLETING], words, daemon, BUILT, VERBS)
     try:
         if words and words[0] in VERBS:
             return _verb(words[0], words[1:])

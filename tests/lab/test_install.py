@@ -57,6 +57,9 @@ def test_installed_for_all_users(public: Path) -> None:
         cwd="/",
     )
     assert (ran.returncode, ran.stdout.startswith("pmjq ")) == (0, True), ran.stderr
+    shells = ("bash-completion/completions/pmjq", "zsh/site-functions/_pmjq")
+    for place in (*shells, "fish/vendor_completions.d/pmjq.fish"):
+        assert (public / "usr/local/share" / place).stat().st_mode & 0o777 == 0o644
     files = [path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()]
     assert any(path.suffix == ".pyc" for path in files)
     where = (os.fsencode(PROJECT), os.fsencode(public))
