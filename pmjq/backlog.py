@@ -122,7 +122,7 @@ class Backlog:
         if aside is None or aside.seen != ready.print_of(stat):
             return False
         if aside.standing.kind is Kind.DEFERRED:
-            return name in self._look_at
+            return aside.standing.again is None or name in self._look_at
         return aside.standing.kind is Kind.LEFT and ready.is_directory(stat)
 
     def wake(self, name: str) -> None:
@@ -265,7 +265,9 @@ class Backlog:
     def settling(self) -> bool:
         """Tell whether any entry is on its way in and will be ready or bad by itself."""
         return bool(self._bad) or any(
-            aside.standing.kind in (Kind.INCOMING, Kind.DEFERRED) for aside in self._aside.values()
+            aside.standing.kind is Kind.INCOMING
+            or (aside.standing.kind is Kind.DEFERRED and aside.standing.again is not None)
+            for aside in self._aside.values()
         )
 
     def _enqueue(self, name: str, appeared: int) -> None:

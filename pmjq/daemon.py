@@ -131,6 +131,8 @@ class Daemon:
     def _ground(self) -> Ground:
         options = self.options
         settings = Settings(
+            cpus=probe.usable_cpus(),
+            memory=probe.memory(),
             node=options.node,
             machine=self.machine,
             limits=options.limits,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from pmjq import infofile, job, outcomes, ready, recovery, retries, share
+from pmjq import gates, infofile, job, outcomes, ready, recovery, retries, share
 from pmjq.directives import Refusal
 from pmjq.gates import Verdict
 from pmjq.job import Spec
@@ -241,7 +241,7 @@ class Entries:
             backlog.put_aside(name, look.stat, standing, now)
             return None
         verdict = infofile.asked(look)
-        if isinstance(verdict, Spec) and (verdict.not_before or verdict.after or verdict.after_any):
+        if isinstance(verdict, Spec):
             deferred = self._deferred(name, verdict)
             if isinstance(deferred, Standing):
                 backlog.put_aside(name, look.stat, deferred, now)
@@ -294,6 +294,11 @@ class Entries:
             if left > 0:
                 reason = outcomes.too_early(spec.not_before)
                 return Standing(Kind.DEFERRED, reason, min(left, LONGEST_DEFERRED))
+        settings = self.outside.settings
+        if reason := gates.beyond(spec, settings.cpus, settings.memory):
+            return Standing(Kind.DEFERRED, reason)
+        if not spec.after and not spec.after_any:
+            return None
         # Something tells of their ends; of what it did not tell, so many are looked at in a second.
         again = max(LONGEST_DEFERRED, self.desk.backlog.kept_aside() / DEFERRED_LOOKS)
         try:

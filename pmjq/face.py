@@ -34,6 +34,9 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object per line."
 )
 
+tag_option = click.option(
+    "--tag", "tags", multiple=True, metavar="WORD", help="Only those with one of these tags."
+)
 states_option = click.option(
     "--state", "states", multiple=True, metavar="STATE", help="Only those in this state."
 )

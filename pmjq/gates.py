@@ -25,7 +25,10 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
+from pmjq import render
+
 if TYPE_CHECKING:
+    from pmjq.job import Spec
     from pmjq.node import Reading
 
 # Linux's CALC_LOAD keeps exp(-5 / 60) of the load per 5 s. Because all sums fade alike, each is one
@@ -43,6 +46,15 @@ SIGHT = 0.05
 AGAIN = 1.0
 # Below this the run-time sums are what remains of an old burst, and their quotient is noise.
 LEAST_RUN = 1e-6
+
+
+def beyond(spec: Spec, cpus: int | None, memory: int | None) -> str:
+    """Return what a job asks for that a node has not, which has so much; None: nobody knows."""
+    if cpus is not None and spec.cpus is not None and spec.cpus > cpus:
+        return f"needs {spec.cpus} CPUs, and there are {cpus}"
+    if memory is not None and spec.memory is not None and spec.memory > memory:
+        return f"needs {render.size(spec.memory)} of memory, and there are {render.size(memory)}"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pmjq import history, infofile, job, node, nodes, outcomes, ready, retries
+from pmjq import gates, history, infofile, job, node, nodes, outcomes, ready, retries
 from pmjq.directives import Refusal
+from pmjq.errors import UsageError
 from pmjq.job import Attempt, Record, Spec, Status
-from pmjq.keys import ALL_CPUS
 from pmjq.nodes import Pulse
 from pmjq.outcomes import Outcomes
 from pmjq.ready import Kind, Rules, Standing
@@ -192,12 +192,10 @@ class Look:
 
     def _too_big(self, spec: Spec) -> str:
         """Return what a job asks for that no living node has."""
-        if spec.cpus in (None, ALL_CPUS):
+        reasons = {one.name: gates.beyond(spec, one.cpus, one.memory) for one in self._living()}
+        if not all(reasons.values()):
             return ""
-        most = max((one.cpus or 0 for one in self._living()), default=0)
-        if most and (spec.cpus or 0) > most:
-            return f"needs {spec.cpus} CPUs, more than any node has ({most})"
-        return ""
+        return "; ".join(f"{name}: {reason}" for name, reason in sorted(reasons.items()))
 
     def _living(self) -> list[Node]:
         return [one for one in self.nodes if one.state in (Pulse.ALIVE, Pulse.UNKNOWN)]
@@ -315,7 +313,7 @@ class Look:
         prefix = len(name) >= LEAST_PREFIX and not set(name) - set("0123456789abcdef-")
         by_id = [one for one in claimed if one.id.startswith(name)] if prefix else []
         if by_id:
-            return by_id
+            return _only(by_id, name)
         hexadecimal = job.exact(name)
         shown = job.shown(name)
         needle = hexadecimal.encode() or msgspec.json.encode(shown)[1:-1]
@@ -326,13 +324,16 @@ class Look:
         latest = next(self.ended(meant, needle), None)
         if latest is not None:
             return [latest]
+        stem = job.STEM.match(name)
+        if stem is not None:
+            return self.found(stem[1])
         if not prefix:
             return []
         latest_of: dict[str, Seen] = {}
         for one in self.ended(needle=name.encode()):
             if any(job_id.startswith(name) for job_id in one.ids):
                 latest_of.setdefault(one.ids[-1], one)
-        return list(latest_of.values())
+        return _only(list(latest_of.values()), name)
 
     def again(self, jobs: list[Seen]) -> list[Seen | None]:
         """Return how jobs that lived stand now, each in its place; None: it is nowhere."""
@@ -393,6 +394,13 @@ class Look:
     def matching(self, pattern: str, jobs: Iterable[Seen]) -> list[Seen]:
         """Return the jobs whose names match a pattern as shells have them."""
         return [one for one in jobs if fnmatch.fnmatchcase(one.file_name, pattern)]
+
+
+def _only(found: list[Seen], start: str) -> list[Seen]:
+    """Return the one job whose id begins so; UsageError if several do."""
+    if len(found) > 1:
+        raise UsageError(f"{start}: {len(found)} ids begin so; give more of the one that is meant")
+    return found
 
 
 def is_entry(name: str) -> bool:

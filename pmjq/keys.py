@@ -86,6 +86,12 @@ def fields(words: Iterable[str]) -> dict[str, Any] | Wrong:
     return found
 
 
+def tags(words: Iterable[str]) -> set[str]:
+    """Return the tags among words that have been found good."""
+    given = [word.partition("=")[2] for word in words if word.startswith("tags=")]
+    return {tag.strip() for text in given for tag in text.split(",")}
+
+
 def joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of two places together: the second replaces, or adds to the first."""
     lists = {key.field for key in KEYS.values() if key.adds}

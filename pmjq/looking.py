@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pmjq import face
+from pmjq import face, keys
 
 if TYPE_CHECKING:
     from pmjq.job import Try
@@ -31,6 +31,7 @@ SHORT_ID = 8
 
 @face.verb("list")
 @face.spool_option
+@face.tag_option
 @click.option("--mine", is_flag=True, help="Only my own jobs.")
 @face.states_option
 @face.json_option
@@ -50,6 +51,8 @@ def list_jobs(names: tuple[str, ...], spool: str | None, *, as_json: bool, **opt
     found = Queue(face.root(spool)).list(names)
     if options["mine"]:
         found = [one for one in found if one.uid == os.geteuid()]
+    if options["tags"]:
+        found = [one for one in found if keys.tags(one.directives) & set(options["tags"])]
     if options["states"]:
         found = [one for one in found if one.state in face.states(options["states"])]
     if as_json:
@@ -99,12 +102,16 @@ def logs(name: str, spool: str | None, *, follow: bool) -> int:
 
 
 def _when(text: str) -> datetime:
-    from pmjq import keys
-
     try:
-        seconds = keys.duration(text)
+        # Digits alone are a date, as 20261224.
+        seconds = None if text.isdecimal() else keys.duration(text)
     except ValueError:
-        when = datetime.fromisoformat(text)
+        seconds = None
+    if seconds is None:
+        try:
+            when = datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError("is no time; write 2026-12-24, 2026-12-24T18:00, or 2h: ago") from None
         return when if when.tzinfo else when.astimezone()
     return datetime.fromtimestamp(time.time() - seconds).astimezone()
 
@@ -122,8 +129,9 @@ _time = face.Checked("time", _when)
 @click.option("--owner", metavar="USER", help="Only those of this owner.")
 @click.option("--node", metavar="NODE", help="Only those that this node ran.")
 @click.option("--name", metavar="PATTERN", help="Only those whose name is so.")
+@face.tag_option
 @click.option("--since", type=_time, metavar="TIME", help="Only later ones; also 2h, 3d: ago.")
-@click.option("--until", type=_time, metavar="TIME", help="Only earlier ones.")
+@click.option("--until", type=_time, metavar="TIME", help="Only earlier ones; likewise.")
 @face.json_option
 def history(spool: str | None, most: int, *, as_json: bool, **only: Any) -> int:  # noqa: ANN401  # as click hands them over
     """List the jobs that have ended, the last ones last."""

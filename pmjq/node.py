@@ -37,7 +37,7 @@ class Life(Struct, frozen=True, kw_only=True):
     people: what the daemon sees and why it does not start more. ``lease`` and ``polled`` (0: the
     kernel tells of every change) are seconds; ``won`` and ``contended`` count claims that this
     life made and that another node was quicker with. ``archive`` and ``errors`` are where its
-    ended jobs go, ``cpus`` how many it may use.
+    ended jobs go, ``cpus`` and ``memory`` (bytes) how much one may have at most.
     """
 
     format: int = 1
@@ -68,6 +68,7 @@ class Life(Struct, frozen=True, kw_only=True):
     polled: float = 0.0
     outage: str = ""
     cpus: int | None = None
+    memory: int | None = None
     archive: str = ""
     errors: str = ""
 

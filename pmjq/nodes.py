@@ -88,6 +88,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     contended: int | None = None
     polled: float | None = None
     cpus: int | None = None
+    memory: int | None = None
     archive: str = ""
     errors: str = ""
     note: str = ""

@@ -58,6 +58,7 @@ class Outcomes:
         self._ended: dict[str, State] = {}
         self._waiting: dict[str, set[str]] = {}
         self._needs: dict[str, tuple[str, ...]] = {}
+        self._names: dict[str, str] = {}
 
     def verdict(self, name: str, spec: Spec) -> Verdict:
         """Say whether a queued job may run; OSError if the events cannot be read."""
@@ -102,10 +103,13 @@ class Outcomes:
         if self._news is None:
             # Before the first look: what ends in between is in one of both.
             self._news = News(self._spool)
+        # One that has ended may have been put into the queue again.
+        if self._queued(other) or self._in_hand(other):
+            return None
         if other in self._ended:
             return self._ended[other]
-        # The events have been searched for what somebody waits for, and are listened to.
-        if other in self._waiting or self._queued(other) or other in self._spool.batons():
+        if other in self._waiting:
+            # The events have been searched for it, and are listened to.
             return None
         hexadecimal, shown = job.exact(other), job.shown(other)
         needle = other.encode("utf-8", "surrogateescape") if not hexadecimal else b""
@@ -115,6 +119,18 @@ class Outcomes:
                 self._ended[other] = record.state
                 return record.state
         return None
+
+    def _in_hand(self, other: str) -> bool:
+        """Tell whether some node has a job of this name or id."""
+        held = self._spool.batons()
+        if other in held:
+            return True
+        self._names = {job_id: self._names.get(job_id) or self._name(job_id) for job_id in held}
+        return other in self._names.values()
+
+    def _name(self, job_id: str) -> str:
+        attempt = self._spool.attempt(job_id)
+        return job.real_name(attempt.name, attempt.name_hex) if attempt is not None else ""
 
     def _queued(self, other: str) -> bool:
         return "/" not in other and self._spool.stat(other) is not None

@@ -76,6 +76,7 @@ class Settings:
     """What the person asked for, and what this node is.
 
     ``poll``: seconds between two listings of the spool; None: as the file system needs it.
+    ``cpus`` and ``memory`` (bytes) are what one job may have at most; None: not known.
     """
 
     node: str
@@ -85,6 +86,8 @@ class Settings:
     grace: float = 10.0
     lease: float = LEASE
     poll: float | None = None
+    cpus: int | None = None
+    memory: int | None = None
     environment: dict[str, str] = field(default_factory=dict)
 
 

@@ -342,7 +342,11 @@ class Paperwork(Tree):
 
     def ended_path(self, record: Record) -> str:
         """Return where an ended job lies until it is archived."""
-        return f"{self._ended}/{record.id}.{record.attempt}"
+        return self.unfiled_path(record.id, record.attempt)
+
+    def unfiled_path(self, job_id: str, number: int) -> str:
+        """Return the same of a job of which only id and attempt are known."""
+        return f"{self._ended}/{job_id}.{number}"
 
     def done_path(self) -> str:
         """Return the archive that is used without ``-o``."""

@@ -70,6 +70,11 @@ def usable_cpus() -> int:
     return max(1, min(allowed, quota)) if quota else allowed
 
 
+def memory() -> int:
+    """Return the bytes of memory of this machine."""
+    return int(psutil.virtual_memory().total)
+
+
 def machine() -> Machine:
     """Return what tells this machine, boot and process from all others."""
     pid = os.getpid()

@@ -102,7 +102,8 @@ class Publisher:
             contended=desk.contended,
             polled=round(desk.polled, 3),
             outage=self._outage(),
-            cpus=probe.usable_cpus(),
+            cpus=settings.cpus,
+            memory=settings.memory,
             archive=job.shown(turn.filing.archive.done.path),
             errors=job.shown(turn.filing.archive.failed.path),
         )

@@ -142,6 +142,7 @@ class Queue:
         *,
         most: int | None = None,
         states: Collection[str] = (),
+        tags: Collection[str] = (),
         owner: str | None = None,
         node: str | None = None,
         name: str | None = None,
@@ -154,6 +155,7 @@ class Queue:
             exact = job.real_name(one.name, one.name_hex)
             return (
                 (not states or one.state in states)
+                and (not tags or not keys.tags(one.directives).isdisjoint(tags))
                 and owner in (None, one.owner)
                 and node in (None, one.node)
                 and (name is None or fnmatch.fnmatchcase(exact, name))
@@ -162,12 +164,14 @@ class Queue:
 
         look = self.look(aside=False)
         untold = [one for one in look.unfiled_untold() if wanted(one)]
+        untold.sort(key=lambda one: str(one.ended), reverse=True)
         told = {one.id for one in untold}
         everything = chain(untold, (one for one in look.ended(wanted) if one.id not in told))
         for one in islice(everything, most):
-            if since is not None and one.ended is not None and one.ended < since:
+            if since is None or one.ended is None or one.ended >= since:
+                yield one
+            elif one.node:
                 return
-            yield one
 
     def logs(self, name: str, *, follow: bool = False) -> Iterator[bytes]:
         """Return the output of a job in pieces; ``follow``: until it has ended.
@@ -204,25 +208,28 @@ class Queue:
 
     def hold(self, names: Sequence[str]) -> Answers:
         """Keep queued jobs from being started."""
-        return self._steered(names, "hold", lambda one: not one.token)
+        return self._steered(names, "hold", lambda one: not one.token and one.state != "held")
 
     def release(self, names: Sequence[str]) -> Answers:
         """Let held jobs go."""
-        return self._steered(names, "release", lambda one: not one.token)
+        return self._steered(names, "release", lambda one: one.state == "held")
 
     def retry(self, names: Sequence[str]) -> Answers:
         """Put jobs that have ended into the queue again."""
+        if ALL in names:
+            raise UsageError("ALL would be everything that ever ended; name the jobs to be retried")
         return self._steered(names, "retry")
 
     def drain(self, names: Sequence[str]) -> Answers:
         """Have nodes take no more jobs; what they run goes on."""
         steering = self._steering(self.look())
-        return [steering.drain(name) for name in self._node_names(names)]
+        known = {one.name for one in self.nodes()}
+        return [steering.drain(name) for name in self._node_names(names, known)]
 
     def resume(self, names: Sequence[str]) -> Answers:
         """Have drained nodes take jobs again."""
         steering = self._steering(self.look())
-        return [steering.resume(name) for name in self._node_names(names)]
+        return [steering.resume(name) for name in self._node_names(names, set())]
 
     def prune(
         self, before: datetime, *, states: Collection[str] = (), dry: bool = False
@@ -287,12 +294,13 @@ class Queue:
             found |= {(one.id, one.file_name): one for one in here}
         return list(found.values())
 
-    def _node_names(self, names: Sequence[str]) -> Sequence[str]:
-        known = {one.name for one in self.nodes()}
+    def _node_names(self, names: Sequence[str], all_of_them: set[str]) -> Sequence[str]:
+        """Return the nodes that are named; ``all_of_them``: beside those that are drained."""
         drained = set(self.opened().drained())
-        wanted = sorted(known) if list(names) == [ALL] else list(dict.fromkeys(names))
+        wanted = sorted(all_of_them | drained) if ALL in names else list(dict.fromkeys(names))
+        known = drained | {one.name for one in self.nodes()}
         for name in wanted:
-            if name not in known | drained:
+            if name not in known:
                 raise NotFoundError(f"{job.shown(name)}: no such node here; pmjq nodes lists them")
         return wanted
 

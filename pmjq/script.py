@@ -75,6 +75,18 @@ def in_place(
     return with_words(script, [*asked, *words])
 
 
+def told(variables: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return the variables that a directive can hold: printable UTF-8."""
+    return {name: value for name, value in variables.items() if _printable(name + b"=" + value)}
+
+
+def _printable(text: bytes) -> bool:
+    try:
+        return text.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
+
+
 def quoted(text: bytes) -> bytes:
     """Return a text as one word of a shell."""
     if _PLAIN.fullmatch(text):

@@ -96,6 +96,11 @@ def archive_of(record: Filed, root: str) -> str:
     return posixpath.normpath(f"{root}/{archive}") if record.near else archive
 
 
+def _wrote(record: Record) -> bool:
+    """Tell whether a job has left output: not one that was cancelled before it was started."""
+    return record.state is not State.CANCELLED or bool(record.started or record.earlier)
+
+
 def of_record(record: Record, root: str, reason: str = "", output: str = "") -> Seen:
     """Return a job that has ended as its record has it; ``root``: the spool."""
     stem, archive = job.real_name(record.stem, record.stem_hex), archive_of(record, root)
@@ -121,7 +126,7 @@ def of_record(record: Record, root: str, reason: str = "", output: str = "") -> 
         max_rss=record.max_rss,
         directives=record.directives,
         archived=archived,
-        output=output or (f"{archived}.out" if archived else ""),
+        output=output or (f"{archived}.out" if archived and _wrote(record) else ""),
         late=record.late,
         earlier=record.earlier,
     )

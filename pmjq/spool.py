@@ -298,6 +298,9 @@ class Spool(Paperwork):
                 break
         else:
             raise OSError(errno.ENOTEMPTY, "jobs still come into it", f"{base}/run")
+        for name in self._list(f"{base}/ask"):
+            # What it was asked for, its heir is: the jobs are his.
+            self._moved(f"{base}/ask/{name}", f"{self.own}/node/{self.token}/ask/{name}")
         for name in self._list(self._tmp):
             if name.startswith(f"{token}."):
                 self.remove(f"{self._tmp}/{name}")

@@ -54,6 +54,15 @@ TRANSITIONS: dict[str, Transition] = {
     for row in (
         Transition("submit", None, _states(State.QUEUED, State.HELD), "rename .pmjq/tmp/X -> NAME"),
         Transition("withdraw", _states(State.QUEUED, State.HELD), None, "unlink NAME"),
+        Transition(
+            "cancel",
+            _states(State.QUEUED, State.HELD),
+            _states(State.CANCELLED),
+            "rename NAME -> ended/ID.N",
+        ),
+        Transition(
+            "retry", ENDED, _states(State.QUEUED, State.HELD), "rename .pmjq-submit.X -> NAME"
+        ),
         Transition("hold", _states(State.QUEUED), _states(State.HELD), "chmod a-x NAME"),
         Transition("release", _states(State.HELD), _states(State.QUEUED), "chmod u+x NAME"),
         Transition(

@@ -119,7 +119,9 @@ COMMANDS = {
     "hold": _steering("hold", "Keep queued jobs from being started, as chmod a-x does.", _jobs),
     "release": _steering("release", "Let held jobs go, as chmod u+x does.", _jobs),
     "retry": _steering(
-        "retry", "Put jobs that have ended into the queue again, as they are in the archive.", _jobs
+        "retry",
+        "Put jobs that have ended into the queue again, as they are in the archive.",
+        click.argument("names", nargs=-1, required=True, metavar="JOB..."),
     ),
     "drain": _steering(
         "drain", "Have nodes take no more jobs, until resume. What they run goes on.", _nodes

@@ -104,7 +104,10 @@ class Steering:
             return _answer(seen, f"is {seen.state}; only what has ended can be tried again")
         if text := self._may_run(seen):
             return _answer(seen, text)
-        stat = disk.stat(seen.archived) if seen.archived else None
+        source, stat = seen.archived, disk.stat(seen.archived) if seen.archived else None
+        if stat is None:
+            source = spool.unfiled_path(seen.id, seen.attempt or 1)
+            stat = disk.stat(source)
         if stat is None:
             return _answer(seen, "its file is not in the archive any more; submit it again")
         name = seen.file_name
@@ -112,7 +115,7 @@ class Steering:
             name = unique(name)
         part = f"{spool.root}/{PART}{mark()}"
         try:
-            (disk.copy_tree if modes.S_ISDIR(stat.st_mode) else disk.copy)(seen.archived, part)
+            (disk.copy_tree if modes.S_ISDIR(stat.st_mode) else disk.copy)(source, part)
             made = disk.stat(part)
             if made is not None:
                 spool.remember(name, made, _after(seen))
@@ -186,7 +189,8 @@ class Steering:
             id=self.chance(),
             name=seen.name,
             name_hex=seen.name_hex,
-            attempt=1,
+            attempt=seen.attempt or 1,
+            earlier=seen.earlier,
             owner=seen.owner,
             uid=-1 if seen.uid is None else seen.uid,
             node="",
@@ -209,6 +213,9 @@ class Steering:
         if not moved:
             spool.clear_record(record)
             return None
+        with contextlib.suppress(OSError):
+            spool.take_output(attempt)
+            spool.forget(seen.file_name)
         with contextlib.suppress(OSError):
             self._nudge()
         return _answer(seen, "cancelled", done=True, job_id=record.id)
@@ -233,18 +240,17 @@ class Steering:
         asked hears of it.
         """
         spool = self._spool
-        for one in self.look.nodes:
-            if one.token == job.shown(seen.token) and one.state in GONE:
-                text = (
-                    f"its node {seen.node} is {one.state} and hears nothing; when its lease is "
-                    "over the job ends as lost, or returns to the queue if it is restartable"
-                )
-                return _answer(seen, text)
+        gone = [
+            one.state
+            for one in self.look.nodes
+            if one.token == job.shown(seen.token) and one.state in GONE
+        ]
         path = spool.ask_path(seen.token, "cancel", seen.id)
         try:
             spool.disk.create([(path, b"", 0o644)])
         except FileExistsError:
-            return _answer(seen, f"node {seen.node} has been asked already", done=True)
+            if not gone:
+                return _answer(seen, f"node {seen.node} has been asked already", done=True)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -253,6 +259,11 @@ class Steering:
             )
         if seen.id not in spool.run_of(seen.token):
             return None
+        if gone:
+            text = (
+                f"its node {seen.node} is {gone[0]}; whoever takes the job over is asked to end it"
+            )
+            return _answer(seen, text)
         with contextlib.suppress(OSError):
             self._nudge()
         return _answer(seen, f"node {seen.node} is asked to end it", done=True)

@@ -11,6 +11,7 @@ import shutil
 import stat as modes
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -55,6 +56,7 @@ class _Source:
 
     base: str
     text: Callable[[dict[bytes, bytes], list[str]], bytes]
+    is_script: bool = False
 
 
 @face.verb("submit", allow_interspersed_args=False)
@@ -91,11 +93,12 @@ def submit(words: tuple[str, ...], spool: str | None, **given: Any) -> int:  # n
         for key in keys.KEYS.values()
         if key.name not in ("name", "env", "directory")
     }
+    asked["not_before"] = _later(given["not_before"])
     directives = queue.asked_words(asked)
     variables = _variables(given["env"], all_of_them=given["env_all"])
     sources = list(_sources(words, given["name"], given["batch"], given["directory"] or _here()))
-    if len(sources) > 1 and (given["wait"] or given["follow"]):
-        raise UsageError("--wait and --follow want one job; use pmjq wait")
+    if given["env_all"] and any(source.is_script for source in sources):
+        variables = _told(variables)
     drafts = [
         draft
         for source in sources
@@ -103,6 +106,11 @@ def submit(words: tuple[str, ...], spool: str | None, **given: Any) -> int:  # n
     ]
     submitted: list[str] = []
     where = queue.Queue(face.root(spool))
+    if given["wait"] or given["follow"]:
+        if len(drafts) > 1:
+            raise UsageError("--wait and --follow want one job; use pmjq wait")
+        # Before anything is submitted: there must be something to wait for.
+        where.opened()
     quiet, bar = given["follow"], face.bar("submitting")
 
     def put(name: str) -> None:
@@ -219,7 +227,7 @@ def _script(text: bytes, name: str, shown: str, where: bytes) -> _Source:
         except ValueError as error:
             raise UsageError(f"{shown}: {error}") from error
 
-    return _Source(name, written)
+    return _Source(name, written, is_script=True)
 
 
 def _script_here(word: str) -> bytes | None:
@@ -242,9 +250,10 @@ def _text(path: str) -> bool:
 def _command(words: tuple[str, ...], name: str | None, where: bytes) -> _Source:
     from pmjq import script
 
-    path = shutil.which(words[0])
+    there = os.path.join(os.fsdecode(where), words[0]) if "/" in words[0] else words[0]
+    path = shutil.which(there)
     if path is None:
-        if os.path.exists(words[0]):
+        if os.path.exists(there):
             raise NotPermittedError(f"{words[0]}: not executable; chmod u+x it")
         raise NotFoundError(f"{words[0]}: no such command")
     usual = "/" in words[0] or shutil.which(words[0], path=STANDARD_PATH) == path
@@ -270,6 +279,27 @@ def _variables(given: tuple[str, ...], *, all_of_them: bool) -> dict[bytes, byte
         else:
             raise UsageError(f"--env {name}: is not set here; write {name}=VALUE")
     return found
+
+
+def _told(variables: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return the variables that a script can be told, and say which it cannot be."""
+    from pmjq import script
+
+    told = script.told(variables)
+    for name in sorted(variables.keys() - told.keys()):
+        text = "is not set for the job: its value is not printable; submit a command instead"
+        face.complain(os.fsdecode(name), text)
+    return told
+
+
+def _later(text: str | None) -> str | None:
+    """Return a time as directives have it, of a time or of how long from now it is."""
+    try:
+        seconds = keys.duration(text or "") if not (text or "").isdecimal() else -1.0
+    except ValueError:
+        return text
+    when = datetime.now(UTC) + timedelta(seconds=seconds)
+    return text if seconds < 0 else f"{when:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _content(path: str) -> bytes:
