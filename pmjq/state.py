@@ -60,9 +60,6 @@ TRANSITIONS: dict[str, Transition] = {
             _states(State.CANCELLED),
             "rename NAME -> ended/ID.N",
         ),
-        Transition(
-            "retry", ENDED, _states(State.QUEUED, State.HELD), "rename .pmjq-submit.X -> NAME"
-        ),
         Transition("hold", _states(State.QUEUED), _states(State.HELD), "chmod a-x NAME"),
         Transition("release", _states(State.HELD), _states(State.QUEUED), "chmod u+x NAME"),
         Transition(

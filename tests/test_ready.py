@@ -140,9 +140,11 @@ def test_link_that_everybody_can_write() -> None:
 
 
 def test_directory_is_left() -> None:
-    """A directory may be on its way in, or be somebody's archive."""
+    """A directory without an info file may be on its way in, or be somebody's archive."""
     for mode in (0o40755, 0o42755, 0o41777):
-        left = told(FakeStat(st_mode=mode, st_nlink=5, st_size=0))
+        stat = FakeStat(st_mode=mode, st_nlink=5, st_size=0)
+        assert told(stat).kind is Kind.QUEUED
+        left = settled(Look(stat, None, None), MINE, 1000.0)
         assert (left.kind, left.again) == (Kind.LEFT, None)
         assert "directory without an info file" in left.reason
 

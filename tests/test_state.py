@@ -21,6 +21,7 @@ def test_table_is_exactly_this() -> None:
     assert {row.name: (row.source, row.target) for row in TRANSITIONS.values()} == {
         "submit": (None, IN_SPOOL),
         "withdraw": (IN_SPOOL, None),
+        "cancel": (IN_SPOOL, {State.CANCELLED}),
         "hold": ({State.QUEUED}, {State.HELD}),
         "release": ({State.HELD}, {State.QUEUED}),
         "claim": ({State.QUEUED}, {State.CLAIMED}),

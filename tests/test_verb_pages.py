@@ -16,7 +16,7 @@ import click
 import msgspec
 import pytest
 
-from pmjq import cli, diagnosis, errors, jobs, nodes, steering
+from pmjq import cli, diagnosis, errors, nodes, pruning, seen, steering
 from pmjq.cli import BUILT, VERBS
 from pmjq.keys import KEYS
 from pmjq.queue import TIMED_OUT, Queue
@@ -43,9 +43,10 @@ SECTIONS = (
 """What every page has, in this order."""
 
 PRINTED: Mapping[str, type[msgspec.Struct]] = {
-    **dict.fromkeys(("list", "show", "history", "wait"), jobs.Seen),
+    **dict.fromkeys(("list", "show", "history", "wait"), seen.Seen),
     **dict.fromkeys(("cancel", "hold", "release", "retry", "drain", "resume"), steering.Answer),
     "nodes": nodes.Seen,
+    "prune": pruning.Pruned,
 }
 """Of which struct each verb prints objects."""
 
