@@ -98,7 +98,7 @@ class Act:
 
     def _surely_over(self, over: Over) -> bool:
         """Keep a job that is cancelled before its start from starting late; False if it did."""
-        if over.state is not State.CANCELLED or over.status.started is not None:
+        if over.state is not State.CANCELLED or over.sure or over.status.started is not None:
             return True
         attempt, desk, now = over.attempt, self.desk, self.outside.now()
         try:
@@ -240,7 +240,11 @@ class Act:
         return True
 
     def _record(self, over: Over, wall: float) -> Record:
-        record = job.record(over.attempt, over.status, over.state, wall, over.reason)
+        if over.written is not None:
+            # Its archived name is the same, whoever files it.
+            record = msgspec.structs.replace(over.written, node=self.outside.settings.node)
+        else:
+            record = job.record(over.attempt, over.status, over.state, wall, over.reason)
         return self.outside.filing.archive.addressed(record)
 
     def _drop_papers(self, prepared: list[Prepared]) -> None:

@@ -9,6 +9,7 @@ The load gate's view of our own jobs is kept beside them, since it changes with 
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -340,7 +341,14 @@ class Desk:
 
     def end(self, over: Over) -> None:
         """Have a job end whose attempt is over, or return to the queue if it is to be retried."""
-        fate = over if over.attempt.id in self.asked else retries.fate(over)
+        who = self.asked.get(over.attempt.id)
+        if who is None:
+            fate = retries.fate(over)
+        elif over.status.code in (-signal.SIGTERM, -signal.SIGKILL):
+            # An earlier life of this node had told it to end.
+            fate = replace(over, state=State.CANCELLED, reason=plan.cancelled(who))
+        else:
+            fate = over
         if isinstance(fate, Return):
             self.returning[over.attempt.id] = fate
         else:

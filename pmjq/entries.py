@@ -249,7 +249,17 @@ class Entries:
             verdict = deferred or verdict
         if isinstance(verdict, Refusal) and not verdict.cancels:
             backlog.put_aside(name, look.stat, ready.bad(verdict.reason), now)
-        again = self._remembered(name, look.stat)
+        try:
+            again = self._remembered(name, look.stat, verdict)
+        except OSError as error:
+            reason = f"what is remembered of it cannot be read ({error.strerror})"
+            if self.outside.spool.local or age >= STALE:
+                # A power cut has torn it, or somebody removed it.
+                self.outside.log.warning("job.forgotten", job=job.shown(name), reason=reason)
+                again = None
+            else:
+                backlog.put_aside(name, look.stat, Standing(Kind.INCOMING, reason, POLL), now)
+                return None
         if again is not None and (pause := retries.pause(again, self.outside.wall())) > 0:
             reason = retries.reason(again)
             standing = Standing(Kind.DEFERRED, reason, min(pause, LONGEST_DEFERRED))
@@ -257,15 +267,20 @@ class Entries:
             return None
         return Candidate(name, look.stat, verdict, again)
 
-    def _remembered(self, name: str, stat: Stat) -> Again | None:
-        """Return what is remembered of an entry that is back in the queue."""
+    def _remembered(self, name: str, stat: Stat, verdict: Spec | Refusal) -> Again | None:
+        """Return what is remembered of an entry that is back in the queue; OSError: unreadable.
+
+        One that may have failed before, or have been interrupted, is asked for by its name: the
+        listing may be old.
+        """
         spool = self.outside.spool
-        try:
-            if self._back is None:
-                self._back = frozenset(spool.again_names())
-            return spool.again(name, stat) if name in self._back else None
-        except OSError:
+        if self._back is None:
+            self._back = frozenset(spool.again_names())
+        known = name in self._back
+        executed = isinstance(verdict, Spec) and (verdict.retries or verdict.restartable)
+        if not known and (spool.local or not executed):
             return None
+        return spool.again(name, stat, known=known)
 
     def _still_bad(self, name: str, now: float) -> Stat | None:
         """Return the stat of an entry that can never be run; None if it is to be judged anew.
@@ -358,14 +373,20 @@ class Entries:
             for name in backlog.forgive():
                 self._see(name, now)
 
-    def _requests(self) -> None:
-        """See what this node is asked for, and what was cancelled before any node had it."""
+    def hear(self) -> None:
+        """See which jobs of this node somebody wants to end."""
         spool, desk, owner = self.outside.spool, self.desk, self.outside.owner
         asked = spool.asked("cancel")
         desk.asked = {job_id: owner(uid) for job_id, uid in asked.items() if job_id in desk}
-        for job_id in asked.keys() - desk.asked.keys():
-            # Another's by now, or ended: it asks there again.
+        unknown = asked.keys() - desk.asked.keys()
+        for job_id in unknown.difference(spool.running()) if unknown else ():
+            # Another's by now, or ended: who asked looks for it there.
             spool.answered("cancel", job_id)
+
+    def _requests(self) -> None:
+        """See what this node is asked for, and what was cancelled before any node had it."""
+        spool, desk = self.outside.spool, self.desk
+        self.hear()
         name = self.outside.settings.node
         desk.drained = (spool.drained_by(name) or "somebody") if name in spool.drained() else ""
         recovery.load_untold(spool, desk, self._untold)

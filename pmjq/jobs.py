@@ -9,6 +9,7 @@ Why a queued job does not run, its nodes say in their ``node.json``, each for it
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import math
 from dataclasses import dataclass, field
@@ -145,7 +146,10 @@ class Look:
         reason = standing.reason or said
         if not reason and isinstance(spec, Refusal):
             state, reason = State.INCOMING, spec.reason
-        again = self.spool.again(name, stat) if name in back else None
+        again = None
+        if name in back:
+            with contextlib.suppress(OSError):
+                again = self.spool.again(name, stat)
         if again is not None and not reason and retries.pause(again, self.now) > 0:
             reason = retries.reason(again)
         if not reason and isinstance(spec, Spec):

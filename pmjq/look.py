@@ -76,6 +76,9 @@ class Look:
             return View(now=now)
         if desk.doubtful:
             self._reload(now)
+        if desk.doubts:
+            # Who ended one of them must be known before its end is read.
+            self._entries.hear()
         self._resolve(now)
         self._see_remains(now)
         self._entries.refresh(now)

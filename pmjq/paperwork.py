@@ -10,6 +10,7 @@ An outcome is durable once its event is; a record that is torn is written again 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
 import re
@@ -187,10 +188,18 @@ class Paperwork(Tree):
         """Return the names of the jobs that are back in the queue and of which more is known."""
         return self._list(self._again)
 
-    def again(self, name: str, stat: Stat) -> Again | None:
-        """Return what is remembered of an entry of the queue, None if that was another job's."""
-        found = self._decode(f"{self._again}/{name}", Again)
-        return found if found is not None and _same(found, stat) else None
+    def again(self, name: str, stat: Stat, *, known: bool = True) -> Again | None:
+        """Return what is remembered of an entry of the queue, None if that was another job's.
+
+        OSError if it cannot be read and is ``known`` to be there.
+        """
+        path = f"{self._again}/{name}"
+        found = self._decode(path, Again)
+        if found is None and not known:
+            return None
+        if found is None:
+            raise OSError(errno.ENODATA, "it is torn or gone", path)
+        return found if _same(found, stat) else None
 
     def agains(self) -> list[Again]:
         """Return what is remembered of all jobs that are back in the queue."""
@@ -202,7 +211,9 @@ class Paperwork(Tree):
         mtime = stat.st_mtime_ns // 1_000_000_000
         again = msgspec.structs.replace(again, size=stat.st_size, mtime=mtime)
         self._mkdir(self._again)
-        self.disk.write(f"{self._again}/{name}", msgspec.json.encode(again) + b"\n")
+        data = msgspec.json.encode(again) + b"\n"
+        # Durable: without it a job that failed would be tried too often.
+        self.disk.write_at(f"{self._again}/{name}", 0, data, create=True)
 
     def forget(self, name: str) -> None:
         """Remember no more of a job: it is claimed, or gone."""
@@ -211,31 +222,32 @@ class Paperwork(Tree):
     def keep_output(self, attempt: Attempt, again: Again) -> None:
         """Keep what a job has written until it is tried again, and say where an attempt ended."""
         out = self.attempt_out(attempt)
-        if not again.earlier or self.disk.stat(out) is None:
+        written = self.disk.stat(out)
+        if not again.earlier or written is None or not written.st_size:
             return
         last = again.earlier[-1]
         if last.id == attempt.id:
             text = f"pmjq: attempt {last.attempt} on node {last.node}: {last.reason}\n"
-            self.disk.write_at(out, self.disk.size(out), text.encode())
+            self.disk.write_at(out, written.st_size, text.encode())
         self._mkdir(self._tried)
         self.disk.rename(out, self.tried_out(again))
 
     def take_output(self, attempt: Attempt) -> None:
         """Have an attempt write on where the one before it ended."""
         if attempt.earlier:
-            self._moved(f"{self._tried}/{attempt.earlier[-1].id}", self.attempt_out(attempt))
+            self._moved(self.tried_path(attempt.earlier[-1].id), self.attempt_out(attempt))
 
     def tried_out(self, again: Again) -> str:
         """Return where the output of a job lies that is back in the queue."""
-        return f"{self._tried}/{again.earlier[-1].id}"
+        return self.tried_path(again.earlier[-1].id)
+
+    def tried_path(self, job_id: str) -> str:
+        """Return where the output of an attempt is kept for the next."""
+        return f"{self._tried}/{job_id}"
 
     def tried(self) -> list[str]:
         """Return the ids of the attempts whose output is kept for the next."""
         return self._list(self._tried)
-
-    def forget_output(self, job_id: str) -> None:
-        """Remove the output of an attempt after which there is none."""
-        self.disk.unlink(f"{self._tried}/{job_id}")
 
     def latest_record(self, job_id: str) -> Record | None:
         """Return the record among the paperwork of a job, None if there is none to be read."""

@@ -55,7 +55,9 @@ class Candidate:
 class Over:
     """An attempt that is over.
 
-    How it went, why, whether its outcome is durable already, and since when we know.
+    How it went, why, whether its outcome is durable already, and since when we know. ``sure``: no
+    process can start it any more. ``written``: its record, if somebody has written one that no
+    event tells of.
     """
 
     attempt: Attempt
@@ -64,6 +66,8 @@ class Over:
     reason: str = ""
     durable: Record | None = None
     since: float = 0.0
+    sure: bool = False
+    written: Record | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,7 +432,7 @@ def _cancelled(view: View, back: Return) -> list[Action]:
         return []
     status = back.over.status if back.over is not None else Status()
     reason = cancelled(view.asked[back.attempt.id])
-    return [End(Over(back.attempt, status, State.CANCELLED, reason))]
+    return [End(Over(back.attempt, status, State.CANCELLED, reason, sure=back.stopped))]
 
 
 def _stops(view: View, running: tuple[Run, ...]) -> list[Action]:

@@ -48,6 +48,10 @@ REBOOT_SLACK = 90.0
 and live on: it does so every minute, and clocks differ."""
 
 
+ABANDONED = 3600.0
+"""Seconds after which nobody comes back to what is half done: a person's command, or a return."""
+
+
 @dataclass(frozen=True, slots=True)
 class Former:
     """An earlier life of this node, or one that fell silent.
@@ -210,9 +214,19 @@ def _file(spool: Spool, desk: Desk, record: Record) -> None:
     if record.node == node.name_of(spool.token):
         desk.filing[record.id] = record
     elif (record.near or not record.archive) and spool.take_ended(record, told=bool(record.node)):
-        known = _as_recorded(spool, record)
-        durable = record if record.node else None
-        desk.over[record.id] = Over(known, Status(), record.state, record.reason, durable)
+        if record.node:
+            known = _as_recorded(spool, record)
+            desk.over[record.id] = Over(known, Status(), record.state, record.reason, record)
+        else:
+            _tell(spool, desk, record)
+
+
+def _tell(spool: Spool, desk: Desk, record: Record) -> None:
+    """Have a job end whose record somebody has written who tells of no events."""
+    known = _as_recorded(spool, record)
+    desk.over[record.id] = Over(
+        known, Status(), record.state, record.reason, sure=True, written=record
+    )
 
 
 def _nodes(spool: Spool) -> set[str]:
@@ -252,32 +266,19 @@ def clear_paperwork(spool: Spool, desk: Desk, name: str, lives: set[str]) -> Non
     is left of jobs that are archived, and, if no other node is about, what a power cut tore before
     the claim.
     """
-    back = spool.again_names()
-    for left in set(back).difference(spool.names()) if back else ():
-        spool.forget(left)
-    _clear_outputs(spool)
+    for path in spool.abandoned(ABANDONED):
+        spool.remove(path)
     alone = all(node.name_of(token) == name for token in lives)
     for job_id in _unneeded(spool, desk):
         attempt = spool.attempt(job_id)
         if attempt is None and job.is_id(job_id) and (alone or not spool.has_claim(job_id)):
-            if not spool.has_record(job_id):
+            record = spool.latest_record(job_id)
+            # Of a job that somebody was cancelling, and that went another way.
+            gone = record is not None and not record.node and spool.old(job_id, ABANDONED)
+            if gone or not spool.has_record(job_id):
                 spool.clear(job_id, 1, job_id)
         elif attempt is not None and attempt.node == name and attempt.token not in lives:
             _clear(spool, attempt)
-
-
-def _clear_outputs(spool: Spool) -> None:
-    """Remove the output of attempts after which none will come: their jobs were withdrawn."""
-    left = set(spool.tried())
-    if not left:
-        return
-    # In the order in which jobs go: to be tried again, then claimed.
-    left -= {again.earlier[-1].id for again in spool.agains() if again.earlier}
-    for job_id in spool.batons():
-        attempt = spool.attempt(job_id)
-        left -= {job_id, *(one.id for one in (attempt.earlier if attempt else ()))}
-    for job_id in left:
-        spool.forget_output(job_id)
 
 
 def _unneeded(spool: Spool, desk: Desk) -> list[str]:
@@ -311,6 +312,8 @@ def _put(spool: Spool, desk: Desk, ids: list[str], now: float, life: Former) -> 
         if record is not None and (attempt is None or attempt.attempt == record.attempt):
             known = attempt or _as_recorded(spool, record)
             desk.over[job_id] = Over(known, Status(), record.state, record.reason, record)
+        elif attempt is None and (record := spool.latest_record(job_id)) is not None:
+            _tell(spool, desk, record)
         elif attempt is None:
             _put_torn(spool, desk, job_id, told.attempts.get(job_id), life)
         elif attempt.refused:

@@ -26,7 +26,7 @@ from pmjq.job import FIRST, FORMAT, Again, Attempt, Record
 from pmjq.node import Life
 from pmjq.paperwork import Paperwork, executable_name
 from pmjq.state import State
-from pmjq.tree import OWN
+from pmjq.tree import HIDDEN, OWN, SUBMITTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -352,6 +352,39 @@ class Spool(Paperwork):
     def drained_by(self, name: str) -> str:
         """Return who had a node drained."""
         return (self.disk.read(self.drain_path(name)) or b"").decode("utf-8", "replace").strip()
+
+    def may_construct(self) -> bool:
+        """Tell whether this user may make paperwork."""
+        return self.disk.writable(self._tmp)
+
+    def abandoned(self, seconds: float) -> list[str]:
+        """Return the paths of what nobody has needed for so long.
+
+        What people's commands left under construction, and what is remembered of jobs that are not
+        in the queue.
+        """
+        there = self.names()
+        found = [
+            f"{self._tmp}/{name}" for name in self._list(self._tmp) if name.startswith(SUBMITTED)
+        ]
+        found += [f"{self.root}/{name}" for name in there if name.startswith(HIDDEN)]
+        found += [f"{self._again}/{name}" for name in {*self.again_names()}.difference(there)]
+        tried = self.tried()
+        if tried:
+            kept = {again.earlier[-1].id for again in self.agains() if again.earlier}
+            found += [self.tried_path(job_id) for job_id in {*tried} - kept]
+        return [path for path in found if self._old(path, seconds)]
+
+    def old(self, job_id: str, seconds: float) -> bool:
+        """Tell whether nothing in the paperwork of a job has changed for so long."""
+        return self._old(f"{self._job}/{job_id}", seconds)
+
+    def _old(self, path: str, seconds: float) -> bool:
+        """Tell whether something of this user's is so old, by the file server's clock."""
+        stat, now = self.disk.stat(path), self.disk.stat(f"{self.own}/node/{self.token}/beat")
+        if stat is None or now is None or not self._is_ours(stat):
+            return False
+        return now.st_mtime_ns - stat.st_ctime_ns > seconds * 1e9
 
     def batons(self) -> set[str]:
         """Return the ids of the jobs that any life of any node has."""

@@ -9,7 +9,6 @@ file with its name, also after a restart.
 from __future__ import annotations
 
 import contextlib
-import errno
 import stat as modes
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +19,8 @@ from pmjq import job
 from pmjq.job import Again, Attempt, Status, Try
 from pmjq.nodes import Pulse
 from pmjq.state import State
-from pmjq.submission import PART, mark, refusal, unique
+from pmjq.submission import mark, refusal, unique
+from pmjq.tree import HIDDEN, SUBMITTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,7 +113,7 @@ class Steering:
         name = seen.file_name
         if disk.stat(f"{spool.root}/{name}") is not None:
             name = unique(name)
-        part = f"{spool.root}/{PART}{mark()}"
+        part = f"{spool.root}/{HIDDEN}{mark()}"
         try:
             (disk.copy_tree if modes.S_ISDIR(stat.st_mode) else disk.copy)(source, part)
             made = disk.stat(part)
@@ -201,7 +201,7 @@ class Steering:
         reason = f"cancelled by {self.who} before it was started"
         record = job.record(attempt, Status(), State.CANCELLED, self.wall(), reason)
         try:
-            spool.prepare_record(record, f"submit.{attempt.id}")
+            spool.prepare_record(record, f"{SUBMITTED}{attempt.id}")
         except OSError as error:
             return self._remove(seen, error)
         try:
@@ -223,7 +223,7 @@ class Steering:
     def _remove(self, seen: Seen, error: OSError) -> Answer | None:
         """Remove a job where pmjq's own tree may not be written: it leaves no record."""
         path = f"{self._spool.root}/{seen.file_name}"
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if self._spool.may_construct():
             return _answer(seen, f"cannot be recorded: {error.strerror or error}")
         try:
             if self._spool.disk.stat(path) is None:

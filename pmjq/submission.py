@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pmjq import job
 from pmjq.errors import CannotCreateError, NotFoundError, NotPermittedError, PmjqError
-from pmjq.tree import OWN
+from pmjq.tree import HIDDEN, OWN, SUBMITTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -28,9 +28,6 @@ _LETTERS = string.ascii_lowercase + string.digits
 
 TOGETHER = 256
 """Jobs that share their syncs: as many descriptors are open at once."""
-
-PART = ".pmjq-submit."
-"""How the hidden name of a job under construction begins."""
 
 RUNNABLE, HELD = 0o755, 0o644
 
@@ -108,7 +105,8 @@ class Submission:
             )
         own = f"{self.root}/{OWN}/tmp"  # noqa: S108  # a directory of the spool
         # Where the tree is another user's, the spool itself has to do.
-        self._hidden = f"{own}/submit." if self.disk.writable(own) else f"{self.root}/{PART}"
+        writable = self.disk.writable(own)
+        self._hidden = f"{own}/{SUBMITTED}" if writable else f"{self.root}/{HIDDEN}"
         return self._hidden
 
 

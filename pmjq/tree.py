@@ -26,6 +26,9 @@ T = TypeVar("T")
 OWN = ".pmjq"
 """The one name in the spool that is pmjq's."""
 
+SUBMITTED, HIDDEN = "submit.", ".pmjq-submit."
+"""How the names begin, in ``tmp/`` and in the spool, of what people's commands construct."""
+
 
 class Head(msgspec.Struct, frozen=True):
     """What is looked for in a record of any format."""

@@ -39,11 +39,15 @@ from machines import (
     Sim,
     number_of,
 )
-from mounts import KINDS, Changed, Kind, Odds, SharedDisk
+from mounts import KINDS, Actor, Changed, Kind, Odds, SharedDisk
 from pmjq import act, node
+from pmjq.errors import PmjqError
 from pmjq.job import Record
+from pmjq.jobs import Look
 from pmjq.spool import Spool
 from pmjq.state import State
+from pmjq.steering import Steering
+from pmjq.tree import SUBMITTED
 from pmjq.turn import Turn
 
 OWN = f"{ROOT}/.pmjq"
@@ -123,7 +127,8 @@ class Plan:
     def __str__(self) -> str:
         where = "one machine" if self.together else "a machine each"
         jobs = ", ".join(
-            f"{job.name}{'r' * job.restartable}{'s' * job.stubborn} {job.script.seconds:g} s"
+            f"{job.name}{'r' * job.restartable}{'s' * job.stubborn}{'t' * job.retries}"
+            f" {job.script.seconds:g} s"
             for job in self.jobs
         )
         nodes = f"{len(self.slots)} nodes with slots {self.slots}, {where}, {self.kind.name}"
@@ -190,6 +195,11 @@ def _a_job(rng: random.Random, number: int, seconds: float, lease: float) -> Job
         stubborn=rng.random() < 0.2,
         withdrawn_at=rng.uniform(0.0, 2 * lease) if owner < 0.05 else 0.0,
         held_at=rng.uniform(0.0, lease) if owner > 0.95 else 0.0,
+        retries=rng.choice((1, 2, 3)) if rng.random() < 0.3 else 0,
+        # Half of them about when it is claimed, or ends.
+        cancelled_at=rng.uniform(0.001, rng.choice((0.6, 1.5 * lease)))
+        if 0.5 < owner < 0.65
+        else 0.0,
     )
 
 
@@ -331,6 +341,10 @@ class Cluster:
             self.sim.later(self.sim.now + job.withdrawn_at, lambda: self._withdraw(job))
         if job.held_at:
             self.sim.later(self.sim.now + job.held_at, lambda: self._hold(job))
+        if job.cancelled_at:
+            box = self.sim.rng.choice(self.nodes).box
+            person = Actor(f"somebody on {box.name}")
+            self.sim.spawn(person, partial(self._cancel, job, box), job.cancelled_at)
         for each in self.nodes if self.plan.kind.local else (self.sim.rng.choice(self.nodes),):
             # Where it was submitted, the kernel tells of it.
             if each.server is not None and each.server.turn is not None:
@@ -343,6 +357,32 @@ class Cluster:
             job.withdrawn = True
             self.disk.unlink(f"{ROOT}/{job.name}")
             self.sim.note(f"{job.name} is withdrawn")
+
+    def _cancel(self, job: Job, box: Box) -> None:
+        """Have somebody cancel the job, wherever it is, and try again where that cannot be told."""
+        sim = self.sim
+        while not job.withdrawn:
+            look = Look(Spool(box.mount, ROOT), [], str, box.times.wall())
+            steering = Steering(
+                look, "somebody", lambda: str(Uuids(sim.rng).uuid4()), box.times.wall
+            )
+            try:
+                found = look.found(job.name)
+                said = steering.cancel(found[0]) if found else None
+            except (OSError, PmjqError) as error:
+                sim.note(f"{job.name} cannot be cancelled: {error}")
+            else:
+                if said is None:
+                    # Nowhere: it is just being moved, or an old view is all there is.
+                    sim.note(f"{job.name} is not to be found")
+                else:
+                    sim.note(f"{job.name} is to be cancelled: {said.text}")
+                    job.cancelled = job.cancelled or said.text == "cancelled"
+                    job.asked = job.asked or said.done
+                    sim.faults["cancelled"] += job.cancelled
+                    sim.faults["asked to be cancelled"] += said.done and not job.cancelled
+                    return
+            sim.sleep(sim.now + 2.0)
 
     def _hold(self, job: Job) -> None:
         """Have the owner hold the job for a while, if it is still in the spool."""
@@ -513,7 +553,10 @@ class Cluster:
         sim = self.sim
         sim.note(f"{box.name}: {job.name} is executed as {process.pid}")
         job.executions += 1
-        if not job.restartable and job.executions > 1:
+        if job.cancelled:
+            sim.fail(f"{job.name} is executed, and was cancelled before")
+        # Only after an end that was a failure is it tried again.
+        if not job.restartable and job.executions > 1 + min(job.retries, job.ended):
             sim.fail(f"{job.name} is executed for the {job.executions}. time")
         for began in job.running.values():
             if job.taken < began:
@@ -624,8 +667,20 @@ class Cluster:
         if f"{record.stem}.json" != name or inode is None or inode.data != job.content:
             yield f"{name} does not belong to a file that is {job.name}"
         right = State.FAILED if job.script.code else State.DONE
-        if record.state not in ({right} if self.plan.calm else {right, State.LOST}):
+        may = {right} if self.plan.calm else {right, State.LOST}
+        if job.cancelled:
+            may = {State.CANCELLED}
+        elif job.cancelled_at:
+            may.add(State.CANCELLED)
+        if record.state not in may:
             yield f"{job.name} is recorded as {record.state}: {record.reason}"
+        if record.state is State.FAILED and not job.asked:
+            tries = sum(one.state == State.FAILED for one in record.earlier)
+            if tries != job.retries:
+                yield f"{job.name} was tried again {tries} times, not {job.retries}"
+        numbers = [one.attempt for one in record.earlier]
+        if not job.cancelled and numbers != [*range(1, record.attempt)][-len(numbers) :]:
+            yield f"{job.name} has attempts {numbers} before {record.attempt}"
         if record.state is right and (not job.ended or record.exit_code != job.script.code):
             yield f"{job.name} is recorded as {record.state}, and ended {job.ended} times"
 
@@ -633,9 +688,10 @@ class Cluster:
         disk = self.disk
         for place in ("ended", "tmp"):
             for name in disk.names(f"{OWN}/{place}"):
-                if name != "strange" and not any(
-                    name.startswith(f"{life}.") for life in self.lives
-                ):
+                if name == "strange" or name.startswith(SUBMITTED):
+                    # What a person's command could not remove goes after an hour.
+                    continue
+                if not any(name.startswith(f"{life}.") for life in self.lives):
                     yield f"{place}/{name} is left over"
         living = {each.name for each in self.nodes if each.server is not None}
         for job_id in disk.names(f"{OWN}/job"):
@@ -643,6 +699,9 @@ class Cluster:
             if base in STRANGE:
                 continue
             names = disk.names(base)
+            records = [json(disk.read(f"{base}/{name}")) for name in names if "record" in name]
+            if any(record.get("node") == "" for record in records):
+                continue
             note = next((name for name in names if name.startswith("late.")), "")
             if not note:
                 # What a reboot tore before the claim goes when a node starts alone.

@@ -24,9 +24,10 @@ import os
 import signal
 import stat as modes
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import TypeVar
 
 from pmjq.directives import HEAD
@@ -37,7 +38,7 @@ from pmjq.lives import Ground, Lives
 from pmjq.node import Life, Machine, Reading
 from pmjq.outside import Settings
 from pmjq.process import Ended, Key, Order, Report, Started, Unkept, Unstarted, Vanished
-from pmjq.ready import Look, Rules
+from pmjq.ready import INFO_FILES, Inside, Look, Rules
 from pmjq.turn import Turn
 
 T = TypeVar("T")
@@ -273,10 +274,23 @@ class MemDisk(Disk):
                 return None
             raise
         stat = _stat(inode)
+        if modes.S_ISDIR(inode.mode):
+            return Look(stat, None, None, *self._inside(path))
         if not modes.S_ISREG(inode.mode):
             return Look(stat, None, None)
         busy = inode.number in self.writers if self.leases else None
         return Look(stat, busy, inode.data[:HEAD])
+
+    def _inside(self, path: str) -> tuple[tuple[str, bytes] | None, Inside | None]:
+        """Return the info file of a directory, and what is in it; nothing without one."""
+        name = next((name for name in INFO_FILES if self.inode(f"{path}/{name}")), None)
+        if name is None:
+            return None, None
+        inodes = [self._find(one) for one in self.paths(f"{path}/")]
+        newest = max(inode.ctime for inode in inodes)
+        size = sum(len(inode.data) for inode in inodes)
+        info = (name, self._find(f"{path}/{name}").data)
+        return info, Inside(len(inodes), size, newest)
 
     def read(self, path: str, last: int = 0) -> bytes | None:
         try:
@@ -305,6 +319,34 @@ class MemDisk(Disk):
         inode.mtime = inode.ctime = self._at()
         inode.synced = inode.data
         self._commit(inode.device)
+
+    def create(self, files: list[tuple[str, bytes, int]]) -> None:
+        for path, data, mode in files:
+            if self.stat(path) is not None:
+                raise _error(errno.EEXIST, path)
+            self.write(path, data, exclusive=True)
+            inode = self._find(path)
+            inode.mode = modes.S_IFREG | mode
+            inode.synced = inode.data
+            self._commit(inode.device)
+
+    def size(self, path: str) -> int:
+        return len(self.read(path) or b"")
+
+    def read_part(self, path: str, offset: int, size: int) -> bytes:
+        return (self.read(path) or b"")[offset : offset + size]
+
+    def stats(self, path: str) -> Iterator[tuple[str, os.stat_result]]:
+        found = ((name, self.stat(f"{path}/{name}")) for name in self.names(path))
+        return ((name, stat) for name, stat in found if stat is not None)
+
+    def touch(self, path: str) -> None:
+        inode = self._find(path)
+        inode.mtime = inode.ctime = self._at()
+
+    def writable(self, path: str) -> bool:
+        inode = self.inode(path)
+        return inode is not None and bool(inode.mode & modes.S_IWUSR)
 
     def mkdir(self, path: str) -> None:
         parent, name = self._free(path)
@@ -729,6 +771,31 @@ class Faulty(Disk):
             path,
             half=half,
         )
+
+    def create(self, files: list[tuple[str, bytes, int]]) -> None:
+        for one in files:
+
+            def half(one: tuple[str, bytes, int] = one) -> None:
+                path, data, mode = one
+                self.disk.create([(path, data[: len(data) // 2], mode)])
+
+            self._do("create", lambda one=one: self.disk.create([one]), one[0], half=half)  # type: ignore[misc]  # bound
+
+    def size(self, path: str) -> int:
+        return self._gone(0, "size", lambda: self.disk.size(path), path)
+
+    def read_part(self, path: str, offset: int, size: int) -> bytes:
+        call = partial(self.disk.read_part, path, offset, size)
+        return self._gone(b"", "read_part", call, path)
+
+    def stats(self, path: str) -> Iterator[tuple[str, os.stat_result]]:
+        return self._do("stats", lambda: self.disk.stats(path), path)
+
+    def touch(self, path: str) -> None:
+        self._do("touch", lambda: self.disk.touch(path), path)
+
+    def writable(self, path: str) -> bool:
+        return self.disk.writable(path)
 
     def mkdir(self, path: str) -> None:
         self._do("mkdir", lambda: self.disk.mkdir(path), path)

@@ -263,7 +263,11 @@ class Job:
     stubborn: bool = False
     withdrawn_at: float = 0.0
     held_at: float = 0.0
+    retries: int = 0
+    cancelled_at: float = 0.0
     submitted: bool = False
+    cancelled: bool = False
+    asked: bool = False
     withdrawn: bool = False
     places: set[tuple[int, str]] = field(default_factory=set)
     archived: int = 0
@@ -280,6 +284,8 @@ class Job:
     @property
     def content(self) -> bytes:
         more = b"#PMJQ restartable\n" if self.restartable else b""
+        if self.retries:
+            more += b"#PMJQ retries=%d backoff=0.7\n" % self.retries
         return b"#!/bin/sh\n" + more + f": job {self.number}\n".encode()
 
 

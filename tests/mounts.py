@@ -16,8 +16,9 @@ import errno
 import os
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, TypeVar
 
 from doubles import Change, Clock, Crash, Inode, MemDisk, _error, copy_tree, remove_tree
@@ -293,6 +294,26 @@ class Mount(Disk):
 
         self._do("write", call, path)
         self._forget(path)
+
+    def create(self, files: list[tuple[str, bytes, int]]) -> None:
+        for path, data, mode in files:
+            self._do("create", partial(self.disk.create, [(path, data, mode)]), path)
+            self._forget(path)
+
+    def size(self, path: str) -> int:
+        return self._gone(0, "stat", lambda: self.disk.size(path), path)
+
+    def read_part(self, path: str, offset: int, size: int) -> bytes:
+        return self._gone(b"", "read", lambda: self.disk.read_part(path, offset, size), path)
+
+    def stats(self, path: str) -> Iterator[tuple[str, os.stat_result]]:
+        return self._do("names", lambda: self.disk.stats(path), path)
+
+    def touch(self, path: str) -> None:
+        self._do("chmod", lambda: self.disk.touch(path), path)
+
+    def writable(self, path: str) -> bool:
+        return self.disk.writable(path)
 
     def mkdir(self, path: str) -> None:
         self._do("mkdir", lambda: self.disk.mkdir(path), path)

@@ -438,7 +438,7 @@ def test_killed_again_during_recovery(case: Case, say: Say) -> None:
 def test_killed_over_and_over() -> None:
     """A daemon that is killed every few operations gets there, if each life gets further."""
     tally = Tally()
-    for step in range(100, 200, 3):
+    for step in range(110, 210, 3):
         world = THREE.world()
         lives = 0
         while crashed(world, THREE, Faults(step, How.CRASH_AFTER)) and lives < 60:
