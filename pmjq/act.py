@@ -29,7 +29,7 @@ from pmjq.state import State
 
 if TYPE_CHECKING:
     from pmjq.desk import Desk
-    from pmjq.job import Record
+    from pmjq.job import Again, Record
     from pmjq.outside import Outside
     from pmjq.plan import Action, Candidate, Over
 
@@ -301,18 +301,32 @@ class Act:
         if not won:
             self._drop_papers([(candidate, attempt)])
             return False
-        if candidate.again is not None:
-            with contextlib.suppress(OSError):
-                spool.take_output(attempt)
-                spool.forget(candidate.name)
         stat = None
         with contextlib.suppress(OSError):
             stat = spool.claimed_stat(attempt)
+        if candidate.again is not None or retries.may_come_back(candidate.verdict):
+            again = self._remembered(candidate)
+            if again != (candidate.again or FIRST):
+                reason = "has been tried meanwhile"
+                self.desk.returning[attempt.id] = Return(attempt, reason, again=again)
+                return False
+            with contextlib.suppress(OSError):
+                spool.take_output(attempt)
+                spool.forget(candidate.name)
         if stat is not None and ready.unchanged(candidate.stat, stat):
             return True
         # Changed between the look and the claim: give it back, to be looked at as it is.
         self.desk.returning[attempt.id] = Return(attempt, "changed while it was being claimed")
         return False
+
+    def _remembered(self, candidate: Candidate) -> Again:
+        """Return what is remembered of a job that is claimed: nobody else changes it any more."""
+        try:
+            found = self.outside.spool.again(candidate.name, candidate.stat, known=False)
+        except OSError:
+            # Nobody knows: it is taken to be as it was.
+            return candidate.again or FIRST
+        return found or FIRST
 
     def _unclaimed(
         self, candidate: Candidate, attempt: Attempt, error: OSError, *, others: bool

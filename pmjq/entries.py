@@ -277,8 +277,7 @@ class Entries:
         if self._back is None:
             self._back = frozenset(spool.again_names())
         known = name in self._back
-        executed = isinstance(verdict, Spec) and (verdict.retries or verdict.restartable)
-        if not known and (spool.local or not executed):
+        if not known and (spool.local or not retries.may_come_back(verdict)):
             return None
         return spool.again(name, stat, known=known)
 

@@ -100,13 +100,15 @@ class Return:
     """Give a job back to the queue: not executed, or stopped and restartable, or to be retried.
 
     ``stopped``: its status says that it is over. Else it must be kept from starting first.
-    ``over``: how an attempt failed after which the job asks for another.
+    ``over``: how an attempt failed after which the job asks for another. ``again``: what is
+    remembered of it stays so.
     """
 
     attempt: Attempt
     reason: str
     stopped: bool = False
     over: Over | None = None
+    again: Again | None = None
 
 
 @dataclass(frozen=True, slots=True)

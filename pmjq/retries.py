@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pmjq import job
-from pmjq.job import Again, Status
+from pmjq.job import Again, Spec, Status
 from pmjq.plan import Return
 from pmjq.state import State
 
 if TYPE_CHECKING:
+    from pmjq.directives import Refusal
     from pmjq.job import Attempt
     from pmjq.plan import Over
 
@@ -54,6 +55,8 @@ def backoff(attempt: Attempt) -> float:
 def following(back: Return, wall: float) -> Again:
     """Return what whoever claims a returned job is to know; ``wall``: the time of day."""
     attempt, over = back.attempt, back.over
+    if back.again is not None:
+        return back.again
     if not back.stopped:
         # What was not executed is the same attempt when it is claimed again.
         return Again(attempt.attempt, tries=attempt.tries, earlier=attempt.earlier)
@@ -68,6 +71,11 @@ def following(back: Return, wall: float) -> Again:
         earlier=(*attempt.earlier, tried),
         not_before=None if over is None else job.moment(wall + backoff(attempt)),
     )
+
+
+def may_come_back(verdict: Spec | Refusal) -> bool:
+    """Tell whether a job may have been executed before, and be in the queue again."""
+    return isinstance(verdict, Spec) and bool(verdict.retries or verdict.restartable)
 
 
 def pause(again: Again, now: float) -> float:
