@@ -8,6 +8,7 @@ often follows from what a listing costs and from how much happens.
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -253,8 +254,9 @@ class Entries:
             again = self._remembered(name, look.stat, verdict)
         except OSError as error:
             reason = f"what is remembered of it cannot be read ({error.strerror})"
-            if self.outside.spool.local or age >= STALE:
-                # A power cut has torn it, or somebody removed it.
+            torn = error.errno == errno.ENODATA and self.outside.spool.local
+            if torn or age >= STALE:
+                # By a power cut, or somebody removed it.
                 self.outside.log.warning("job.forgotten", job=job.shown(name), reason=reason)
                 again = None
             else:
