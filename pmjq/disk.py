@@ -20,7 +20,6 @@ import os
 import stat as modes
 from typing import TYPE_CHECKING
 
-from pmjq import walk
 from pmjq.directives import HEAD
 from pmjq.ready import INFO_FILES, MOST_INSIDE, Inside, Look
 
@@ -320,6 +319,8 @@ class Disk:
             if not modes.S_ISDIR(stat.st_mode):
                 raise
             with contextlib.suppress(FileNotFoundError):
+                from pmjq import walk
+
                 walk.empty(path)
             if not self.rmdir(path):
                 raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path) from None
@@ -333,6 +334,8 @@ class Disk:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(target)
         try:
+            from pmjq import walk
+
             walk.copy_entry(source, target, os.lstat(source))
         except OSError as error:
             error.filename = error.filename or source
@@ -345,6 +348,8 @@ class Disk:
         at the target is removed first. What is in it is copied as by ``copy``.
         """
         self.remove_tree(target)
+        from pmjq import walk
+
         walk.copy_tree(source, target)
 
     def try_write(self, path: str, size: int) -> None:
@@ -411,7 +416,7 @@ def _busy(fd: int) -> bool | None:
 
 def _renameat2(source: str, target: str) -> int:
     """Return 0 or the errno; ctypes costs 2 MB and is loaded for the rare return of a job only."""
-    import ctypes  # noqa: PLC0415
+    import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -80,10 +79,12 @@ def root(given: str | None) -> str:
 
 def table(headings: Sequence[str], rows: Sequence[Row]) -> None:
     """Print a table that fits the terminal; into a file or pipe as wide as it is."""
+    from shutil import get_terminal_size
+
     from pmjq import render
 
     wide = not sys.stdout.isatty() and not os.environ.get("COLUMNS")
-    put(render.table(headings, rows, None if wide else shutil.get_terminal_size().columns))
+    put(render.table(headings, rows, None if wide else get_terminal_size().columns))
 
 
 def lines(values: Iterable[object]) -> None:

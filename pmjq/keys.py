@@ -9,7 +9,6 @@ Pure: text in, fields out.
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -137,6 +136,8 @@ def moment(text: str) -> datetime:
 
 
 def _instead(name: str) -> str:
+    import difflib  # noqa: PLC0415  # for a sentence only
+
     close = difflib.get_close_matches(name, KEYS, n=1)
     return f"; did you mean {close[0]}?" if close else f"; known are {' '.join(KEYS)}"
 

@@ -11,11 +11,8 @@ be quick.
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import time
-import uuid
-from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,16 +40,6 @@ if TYPE_CHECKING:
 
 ALL = "ALL"
 """All jobs of mine."""
-
-SOON, LATE = 0.05, 1.0
-"""Seconds between two looks while waiting: the first, and the longest."""
-
-SLOWER = 1.2
-
-GONE_FOR = 3.0
-"""Seconds after which a job that is nowhere was withdrawn: a node may be moving it."""
-
-CHUNK = 1 << 16
 
 TIMED_OUT = 124
 """The exit code of a wait whose time is over, as of timeout(1)."""
@@ -150,6 +137,7 @@ class Queue:
         until: datetime | None = None,
     ) -> Iterator[Seen]:
         """Return the jobs that have ended, newest first, ``most`` of them; ``name``: a pattern."""
+        from fnmatch import fnmatchcase
 
         def wanted(one: Seen | Record) -> bool:
             exact = job.real_name(one.name, one.name_hex)
@@ -158,7 +146,7 @@ class Queue:
                 and (not tags or not keys.tags(one.directives).isdisjoint(tags))
                 and owner in (None, one.owner)
                 and node in (None, one.node)
-                and (name is None or fnmatch.fnmatchcase(exact, name))
+                and (name is None or fnmatchcase(exact, name))
                 and (until is None or one.ended is None or one.ended <= until)
             )
 
@@ -182,7 +170,9 @@ class Queue:
         if len(found) > 1:
             ids = ", ".join(one.id or one.name for one in found)
             raise UsageError(f"{name}: {len(found)} jobs are meant; name one by its id: {ids}")
-        return self._output(found[0], follow=follow)
+        from pmjq.waiting import output
+
+        return output(self._look, found[0], follow=follow)
 
     # -- wait
 
@@ -198,7 +188,9 @@ class Queue:
         told now and then how many have ended, and of how many. NotFoundError if there is no such
         job, or it was withdrawn.
         """
-        return _Waiting(self, self._meant(self.look(), names), heard).run(timeout)
+        from pmjq.waiting import Waiting
+
+        return Waiting(self._look, self._meant(self.look(), names), heard).run(timeout)
 
     # -- steer
 
@@ -257,6 +249,9 @@ class Queue:
         reasons = nodes.aside(spool, seen) if aside else {}
         return Look(spool, seen, account.owner_name, time.time(), reasons)
 
+    def _look(self) -> Look:
+        return self.look(aside=False)
+
     def _steering(self, look: Look) -> Steering:
         from pmjq import account
         from pmjq.steering import Steering
@@ -304,83 +299,6 @@ class Queue:
                 raise NotFoundError(f"{job.shown(name)}: no such node here; pmjq nodes lists them")
         return wanted
 
-    def _output(self, seen: Seen, *, follow: bool) -> Iterator[bytes]:
-        """Return what a job wrote, wherever its output has gone meanwhile."""
-        reading, pause = _Reading(self._disk), SOON
-        while True:
-            ended = not seen.living
-            more = False
-            for part in reading.parts(seen.output):
-                more = True
-                yield part
-            if not follow or ended:
-                return
-            pause = SOON if more else min(LATE, pause * SLOWER)
-            time.sleep(pause)
-            seen = self._again(seen)
-
-    def _again(self, seen: Seen) -> Seen:
-        """Return how a job stands now; NotFoundError if it was withdrawn."""
-        deadline = time.monotonic() + GONE_FOR
-        while (now := self.look(aside=False).again([seen])[0]) is None:
-            if time.monotonic() > deadline:
-                raise NotFoundError(f"{seen.name}: was withdrawn by its owner")
-            time.sleep(SOON)
-        return now
-
-
-class _Reading:
-    """The output of a job, read on from where it was read to, also when it has been moved."""
-
-    def __init__(self, disk: Disk) -> None:
-        self._disk = disk
-        self._offset = 0
-
-    def parts(self, path: str) -> Iterator[bytes]:
-        while path and (part := self._disk.read_part(path, self._offset, CHUNK)):
-            self._offset += len(part)
-            yield part
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A wait for some jobs: events wake it, and now and then it looks for itself."""
-
-    queue: Queue
-    jobs: Jobs
-    heard: Callable[[int, int], None]
-    _gone: dict[int, float] = field(default_factory=dict)
-
-    def run(self, timeout: float | None) -> Jobs:
-        from pmjq import history
-
-        # The news begin before the look: what ends in between is in one of both.
-        news = history.News(self.queue.opened())
-        deadline = None if timeout is None else time.monotonic() + timeout
-        pause = 0.0
-        while True:
-            if pause >= LATE or not pause or news.events():
-                self._look()
-                pause = SOON
-                self.heard(sum(not one.living for one in self.jobs), len(self.jobs))
-            if not any(one.living for one in self.jobs):
-                return self.jobs
-            left = LATE if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                return self.jobs
-            time.sleep(min(pause, left))
-            pause = min(LATE, pause * SLOWER)
-
-    def _look(self) -> None:
-        numbers = [number for number, one in enumerate(self.jobs) if one.living]
-        now = self.queue.look(aside=False).again([self.jobs[number] for number in numbers])
-        for number, one in zip(numbers, now, strict=True):
-            if one is not None:
-                self.jobs[number] = one
-                self._gone.pop(number, None)
-            elif time.monotonic() > self._gone.setdefault(number, time.monotonic()) + GONE_FOR:
-                raise NotFoundError(f"{self.jobs[number].name}: was withdrawn by its owner")
-
 
 def exit_code(seen: Seen) -> int:
     """Return the exit code of a wait for a job: its own, 128+N for signal N, 1 for another end."""
@@ -417,4 +335,6 @@ def _text(value: Any) -> str:  # noqa: ANN401  # a date, a number, a name
 
 
 def _chance() -> str:
-    return str(uuid.uuid4())
+    from uuid import uuid4
+
+    return str(uuid4())
