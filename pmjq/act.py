@@ -213,10 +213,7 @@ class Act:
         outside, desk = self.outside, self.desk
         wall = outside.wall()
         ends = [(over, over.durable or self._record(over, wall)) for over in overs]
-        events = [
-            Event("claim.prepared", one.claimed, attempt=msgspec.structs.replace(one, earlier=()))
-            for _, one in prepared
-        ]
+        events = [Event("claim.prepared", one.claimed, attempt=one) for _, one in prepared]
         events += [
             Event("job.ended", record.ended, record=record)
             for over, record in ends
@@ -305,9 +302,13 @@ class Act:
         with contextlib.suppress(OSError):
             stat = spool.claimed_stat(attempt)
         if candidate.again is not None or retries.may_come_back(candidate.verdict):
-            again = self._remembered(candidate)
-            if again != (candidate.again or FIRST):
+            again, reason = self._remembered(candidate), ""
+            if again is None:
+                # As the first, so that what is remembered stays as it is.
+                again, reason = FIRST, "what is remembered of it cannot be read"
+            elif again != (candidate.again or FIRST):
                 reason = "has been tried meanwhile"
+            if reason:
                 self.desk.returning[attempt.id] = Return(attempt, reason, again=again)
                 return False
             with contextlib.suppress(OSError):
@@ -319,13 +320,15 @@ class Act:
         self.desk.returning[attempt.id] = Return(attempt, "changed while it was being claimed")
         return False
 
-    def _remembered(self, candidate: Candidate) -> Again:
-        """Return what is remembered of a job that is claimed: nobody else changes it any more."""
+    def _remembered(self, candidate: Candidate) -> Again | None:
+        """Return what is remembered of a job that is claimed: nobody else changes it any more.
+
+        None if it cannot be read.
+        """
         try:
             found = self.outside.spool.again(candidate.name, candidate.stat, known=False)
         except OSError:
-            # Nobody knows: it is taken to be as it was.
-            return candidate.again or FIRST
+            return None
         return found or FIRST
 
     def _unclaimed(

@@ -262,12 +262,19 @@ class Entries:
             else:
                 backlog.put_aside(name, look.stat, Standing(Kind.INCOMING, reason, POLL), now)
                 return None
-        if again is not None and (pause := retries.pause(again, self.outside.wall())) > 0:
+        pause = self._pause(again, verdict, age)
+        if again is not None and pause > 0:
             reason = retries.reason(again)
             standing = Standing(Kind.DEFERRED, reason, min(pause, LONGEST_DEFERRED))
             backlog.put_aside(name, look.stat, standing, now)
             return None
         return Candidate(name, look.stat, verdict, again)
+
+    def _pause(self, again: Again | None, verdict: Spec | Refusal, age: float) -> float:
+        """Return for how many seconds a job is not to be tried again yet."""
+        if again is None or not isinstance(verdict, Spec):
+            return 0.0
+        return retries.pause(again, verdict, self.outside.wall(), age)
 
     def _remembered(self, name: str, stat: Stat, verdict: Spec | Refusal) -> Again | None:
         """Return what is remembered of an entry that is back in the queue; OSError: unreadable.

@@ -150,10 +150,10 @@ class Look:
         if name in back:
             with contextlib.suppress(OSError):
                 again = self.spool.again(name, stat)
-        if again is not None and not reason and retries.pause(again, self.now) > 0:
-            reason = retries.reason(again)
         if not reason and isinstance(spec, Spec):
             reason = self._deferred(name, spec, living) or self._too_big(spec)
+            if again is not None and retries.pause(again, spec, self.now) > 0:
+                reason = retries.reason(again)
         if not reason and state is State.QUEUED:
             reason = closed
         return Seen(

@@ -20,7 +20,6 @@ from pmjq.state import State
 
 if TYPE_CHECKING:
     from pmjq.directives import Refusal
-    from pmjq.job import Attempt
     from pmjq.plan import Over
 
 FIRST_BACKOFF = 10.0
@@ -42,14 +41,15 @@ def fate(over: Over) -> Over | Return:
     retries = attempt.spec.retries
     if over.state is not State.FAILED or attempt.tries >= retries:
         return over
-    pause = f"retry {attempt.tries + 1} of {retries} in {backoff(attempt):g} s"
-    return Return(attempt, f"{over.reason}; {pause}", stopped=True, over=over)
+    pause = _backoff(attempt.spec, attempt.tries)
+    following = f"retry {attempt.tries + 1} of {retries} in {pause:g} s"
+    return Return(attempt, f"{over.reason}; {following}", stopped=True, over=over)
 
 
-def backoff(attempt: Attempt) -> float:
+def _backoff(spec: Spec, tries: int) -> float:
     """Return the seconds between a failed attempt and the next: twice as many each time."""
-    first = FIRST_BACKOFF if attempt.spec.backoff is None else attempt.spec.backoff
-    return min(max(first, LONGEST_BACKOFF), first * 2.0 ** min(attempt.tries, MOST_DOUBLED))
+    first = FIRST_BACKOFF if spec.backoff is None else spec.backoff
+    return min(max(first, LONGEST_BACKOFF), first * 2.0 ** min(tries, MOST_DOUBLED))
 
 
 def following(back: Return, wall: float) -> Again:
@@ -65,11 +65,12 @@ def following(back: Return, wall: float) -> Again:
         tried = msgspec.structs.replace(job.attempted(record), state=INTERRUPTED)
     else:
         tried = job.attempted(job.record(attempt, over.status, over.state, wall, over.reason))
+    pause = _backoff(attempt.spec, attempt.tries)
     return Again(
         attempt.attempt + 1,
         tries=attempt.tries + (over is not None),
         earlier=(*attempt.earlier, tried),
-        not_before=None if over is None else job.moment(wall + backoff(attempt)),
+        not_before=None if over is None else job.moment(wall + pause),
     )
 
 
@@ -78,9 +79,16 @@ def may_come_back(verdict: Spec | Refusal) -> bool:
     return isinstance(verdict, Spec) and bool(verdict.retries or verdict.restartable)
 
 
-def pause(again: Again, now: float) -> float:
-    """Return for how many seconds a job is not to be tried again yet."""
-    return 0.0 if again.not_before is None else again.not_before.timestamp() - now
+def pause(again: Again, spec: Spec, now: float, age: float = 0.0) -> float:
+    """Return for how many seconds a job is not to be tried again yet.
+
+    ``now``: the time of day. ``age``: for how many seconds it has been in the queue at least;
+    whatever the clock says of the node where it failed, it is no longer than its pause.
+    """
+    if again.not_before is None:
+        return 0.0
+    most = _backoff(spec, max(0, again.tries - 1)) - age
+    return min(again.not_before.timestamp() - now, most)
 
 
 def reason(again: Again) -> str:

@@ -207,9 +207,8 @@ class Steering:
         try:
             moved = spool.withdraw(record)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                spool.clear_record(record)
-            return _answer(seen, f"cannot be moved: {error.strerror or error}")
+            # It may have been moved: its record is needed then, and else goes after a while.
+            return _answer(seen, f"may not have been moved: {error.strerror or error}; try again")
         if not moved:
             spool.clear_record(record)
             return None
