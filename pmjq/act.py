@@ -311,6 +311,7 @@ class Act:
             if reason:
                 self.desk.returning[attempt.id] = Return(attempt, reason, again=again)
                 return False
+            self.desk.back.discard(candidate.name)
             with contextlib.suppress(OSError):
                 spool.take_output(attempt)
                 spool.forget(candidate.name)
@@ -323,13 +324,21 @@ class Act:
     def _remembered(self, candidate: Candidate) -> Again | None:
         """Return what is remembered of a job that is claimed: nobody else changes it any more.
 
-        None if it cannot be read.
+        None if it cannot be read. Some file systems show an old listing, others for a while none
+        but what they have been asked for before: both are tried.
         """
+        spool, name = self.outside.spool, candidate.name
         try:
-            found = self.outside.spool.again(candidate.name, candidate.stat, known=False)
+            known = name in spool.again_names()
+            found = spool.again(name, candidate.stat, known=known)
         except OSError:
+            self.desk.back.add(name)
             return None
-        return found or FIRST
+        if found is None:
+            self.desk.back.discard(name)
+            return FIRST
+        self.desk.back.add(name)
+        return found
 
     def _unclaimed(
         self, candidate: Candidate, attempt: Attempt, error: OSError, *, others: bool

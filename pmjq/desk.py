@@ -96,6 +96,7 @@ class Desk:
         self.silenced: set[str] = set()
         self.asked: dict[str, str] = {}
         self.drained = ""
+        self.back: set[str] = set()
         self.rescan_at = 0.0
         self.claimed: dict[str, Claimed] = {}
         self.line: dict[str, Claimed] = {}

@@ -251,13 +251,14 @@ class Entries:
         if isinstance(verdict, Refusal) and not verdict.cancels:
             backlog.put_aside(name, look.stat, ready.bad(verdict.reason), now)
         try:
-            again = self._remembered(name, look.stat, verdict)
+            again = self._remembered(name, look.stat)
         except OSError as error:
             reason = f"what is remembered of it cannot be read ({error.strerror})"
             torn = error.errno == errno.ENODATA and self.outside.spool.local
             if torn or age >= STALE:
                 # By a power cut, or somebody removed it.
                 self.outside.log.warning("job.forgotten", job=job.shown(name), reason=reason)
+                self.desk.back.discard(name)
                 again = None
             else:
                 backlog.put_aside(name, look.stat, Standing(Kind.INCOMING, reason, POLL), now)
@@ -276,19 +277,17 @@ class Entries:
             return 0.0
         return retries.pause(again, verdict, self.outside.wall(), age)
 
-    def _remembered(self, name: str, stat: Stat, verdict: Spec | Refusal) -> Again | None:
+    def _remembered(self, name: str, stat: Stat) -> Again | None:
         """Return what is remembered of an entry that is back in the queue; OSError: unreadable.
 
-        One that may have failed before, or have been interrupted, is asked for by its name: the
-        listing may be old.
+        What the listing does not show is not asked for: on NFS that would be remembered as missing
+        for half a minute. Once it is claimed it is looked at again.
         """
         spool = self.outside.spool
         if self._back is None:
             self._back = frozenset(spool.again_names())
-        known = name in self._back
-        if not known and (spool.local or not retries.may_come_back(verdict)):
-            return None
-        return spool.again(name, stat, known=known)
+        known = name in self._back or name in self.desk.back
+        return spool.again(name, stat) if known else None
 
     def _still_bad(self, name: str, now: float) -> Stat | None:
         """Return the stat of an entry that can never be run; None if it is to be judged anew.

