@@ -1,7 +1,7 @@
-"""A real shell on a terminal of its own, in which somebody types; and what it called pmjq with.
+"""A terminal with something that runs on it; and a shell there, in which somebody types.
 
-On its PATH is a ``pmjq`` that completes as the real one does, and else only notes its words, so
-that a test sees exactly what a shell made of a line.
+On the PATH of the shell is a ``pmjq`` that completes as the real one does, and else only notes its
+words, so that a test sees exactly what a shell made of a line.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -48,39 +49,21 @@ READY = "complete", "-"
 """Words that pmjq is called with when the shell is ready."""
 
 
-class Shell:
-    """A shell of some name in ``cwd``; ``scratch``: a directory for what belongs to it."""
+class Terminal:
+    """A terminal of 50 lines with 200 columns, and what runs on it."""
 
-    def __init__(self, name: str, cwd: Path, scratch: Path) -> None:
-        (scratch / "bin").mkdir(parents=True)
-        (scratch / "home").mkdir()
-        self._noted = scratch / "noted"
-        self._noted.touch()
-        program = scratch / "bin/pmjq"
-        program.write_text(_PMJQ.format(noted=str(self._noted)))
-        program.chmod(0o755)
-        environment = {
-            "PATH": f"{program.parent}:{os.environ['PATH']}",
-            "HOME": str(scratch / "home"),
-            "PYTHONPATH": PROJECT,
-            "LANG": "C.UTF-8",
-            "TERM": "dumb" if name == "bash" else "xterm",
-            "INPUTRC": "/dev/null",
-            "HISTFILE": "/dev/null",
-        }
+    def __init__(self, words: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> None:
         self._terminal, inside = os.openpty()
         fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
         os.set_blocking(self._terminal, False)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _LOGIN, *COMMANDS[name]],
+            [sys.executable, "-c", _LOGIN, *words],
             stdin=inside,
             cwd=cwd,
             env=environment,
         )
         os.close(inside)
         self._shown = b""
-        self.type(SETUP[name] + "\r")
-        assert self.called(" pmjq complete -\r") == [*READY]
 
     def __enter__(self) -> Self:
         return self
@@ -103,6 +86,45 @@ class Shell:
             pass  # Nothing at present, or the shell is gone.
         return self._shown.decode(errors="replace")
 
+    def shows(self, text: str) -> None:
+        """Wait until the terminal has shown something."""
+        eventually(lambda: text in self.shown(), what=f"{text!r} in {self.shown()!r}")
+
+    def ended(self) -> int:
+        """Wait until what runs has ended; return its exit code."""
+
+        def over() -> bool:
+            self.shown()  # What prints to a terminal that is full waits.
+            return self._process.poll() is not None
+
+        eventually(over, what="the end")
+        return self._process.returncode
+
+
+class Shell(Terminal):
+    """A shell of some name in ``cwd``; ``scratch``: a directory for what belongs to it."""
+
+    def __init__(self, name: str, cwd: Path, scratch: Path) -> None:
+        (scratch / "bin").mkdir(parents=True)
+        (scratch / "home").mkdir()
+        self._noted = scratch / "noted"
+        self._noted.touch()
+        program = scratch / "bin/pmjq"
+        program.write_text(_PMJQ.format(noted=str(self._noted)))
+        program.chmod(0o755)
+        environment = {
+            "PATH": f"{program.parent}:{os.environ['PATH']}",
+            "HOME": str(scratch / "home"),
+            "PYTHONPATH": PROJECT,
+            "LANG": "C.UTF-8",
+            "TERM": "dumb" if name == "bash" else "xterm",
+            "INPUTRC": "/dev/null",
+            "HISTFILE": "/dev/null",
+        }
+        super().__init__(COMMANDS[name], cwd, environment)
+        self.type(SETUP[name] + "\r")
+        assert self.called(" pmjq complete -\r") == [*READY]
+
     def called(self, text: str) -> list[str]:
         """Type something that calls pmjq; return the words of the call."""
         before = len(self._calls())
@@ -111,10 +133,6 @@ class Shell:
         assert len(calls) == before + 1
         words: list[str] = json.loads(calls[-1])
         return words
-
-    def shows(self, text: str) -> None:
-        """Wait until the terminal has shown something."""
-        eventually(lambda: text in self.shown(), what=f"{text!r} in {self.shown()!r}")
 
     def _more_than(self, before: int) -> list[str]:
         self.shown()  # A shell whose terminal is full would wait.

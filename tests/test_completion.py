@@ -35,7 +35,7 @@ OLD = "1c5f0bfe-8a3c-4f2e-9f39-0c3a5d7e9a11"
 
 FREE = {
     *("LOAD", "SLOTS", "NAME", "SECONDS", "N", "PATTERN", "TIME", "DURATION", "SIZE"),
-    *("N-M[%LIMIT]", "ADDRESS,...", "WORD,..."),
+    *("N-M[%LIMIT]", "ADDRESS,...", "WORD,...", "WORD"),
 }
 """Metavars of what nobody can complete."""
 
@@ -146,6 +146,7 @@ LIVING = [*QUEUED_ONES, "job held", "job running"]
         ("resume", ["tired"]),
         ("submit", ["<file>"]),
         ("history", []),
+        ("prune", []),
         ("nodes", []),
         ("doctor", ["<dir>"]),
     ],
