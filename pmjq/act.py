@@ -147,6 +147,9 @@ class Act:
     def _order(self, attempt: Attempt) -> Order:
         spool, settings = self.outside.spool, self.outside.settings
         places = spool.places(attempt)
+        if attempt.earlier:
+            # Here too: a life that died after its claim has not come to it.
+            spool.come_back(attempt)
         environment = settings.environment | {
             "PMJQ_ID": attempt.id,
             "PMJQ_NAME": job.real_name(attempt.name, attempt.name_hex),
@@ -313,7 +316,6 @@ class Act:
                 return False
             self.desk.back.discard(candidate.name)
             with contextlib.suppress(OSError):
-                spool.take_output(attempt)
                 spool.forget(candidate.name)
         if stat is not None and ready.unchanged(candidate.stat, stat):
             return True
@@ -332,6 +334,8 @@ class Act:
             known = name in spool.again_names()
             found = spool.again(name, candidate.stat, known=known)
         except OSError:
+            if candidate.torn:
+                return FIRST
             self.desk.back.add(name)
             return None
         if found is None:

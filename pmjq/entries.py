@@ -250,12 +250,13 @@ class Entries:
             verdict = deferred or verdict
         if isinstance(verdict, Refusal) and not verdict.cancels:
             backlog.put_aside(name, look.stat, ready.bad(verdict.reason), now)
+        torn = False
         try:
             again = self._remembered(name, look.stat)
         except OSError as error:
             reason = f"what is remembered of it cannot be read ({error.strerror})"
-            torn = error.errno == errno.ENODATA and self.outside.spool.local
-            if torn or age >= STALE:
+            torn = age >= STALE or (error.errno == errno.ENODATA and self.outside.spool.local)
+            if torn:
                 # By a power cut, or somebody removed it.
                 self.outside.log.warning("job.forgotten", job=job.shown(name), reason=reason)
                 self.desk.back.discard(name)
@@ -269,7 +270,7 @@ class Entries:
             standing = Standing(Kind.DEFERRED, reason, min(pause, LONGEST_DEFERRED))
             backlog.put_aside(name, look.stat, standing, now)
             return None
-        return Candidate(name, look.stat, verdict, again)
+        return Candidate(name, look.stat, verdict, again, torn)
 
     def _pause(self, again: Again | None, verdict: Spec | Refusal, age: float) -> float:
         """Return for how many seconds a job is not to be tried again yet."""

@@ -206,14 +206,24 @@ class Paperwork(Tree):
         found = [self._decode(f"{self._again}/{name}", Again) for name in self.again_names()]
         return [one for one in found if one is not None]
 
-    def remember(self, name: str, stat: Stat, again: Again) -> None:
-        """Remember for whoever claims a job that goes back to the queue."""
+    def remember(self, name: str, stat: Stat, again: Again, building: str = "") -> None:
+        """Remember for whoever claims a job that goes back to the queue.
+
+        ``building``: under which name it is made in ``tmp/``, where that is not a life's.
+        """
         mtime = stat.st_mtime_ns // 1_000_000_000
         again = msgspec.structs.replace(again, size=stat.st_size, mtime=mtime)
         self._mkdir(self._again)
         data = msgspec.json.encode(again) + b"\n"
-        # Durable: without it a job that failed would be tried too often.
-        self.disk.write_at(f"{self._again}/{name}", 0, data, create=True)
+        # Durable, and whole or not at all: without it a job that failed would be tried too often.
+        building = f"{self._tmp}/{building}" if building else self._new_tmp()
+        try:
+            self.disk.write_at(building, 0, data, create=True)
+            self.disk.rename(building, f"{self._again}/{name}")
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.disk.unlink(building)
+            raise
 
     def forget(self, name: str) -> None:
         """Remember no more of a job: it is claimed, or gone."""
@@ -227,13 +237,27 @@ class Paperwork(Tree):
             return
         last = again.earlier[-1]
         if last.id == attempt.id:
-            text = f"pmjq: attempt {last.attempt} on node {last.node}: {last.reason}\n"
-            self.disk.write_at(out, written.st_size, text.encode())
+            text = f"pmjq: attempt {last.attempt} on node {last.node}: {last.reason}\n".encode()
+            tail = self.disk.read(out, len(text)) or b""
+            # What of it was written before, by a life that died here, is not written again.
+            there = next((n for n in range(len(text), 0, -1) if tail.endswith(text[:n])), 0)
+            self.disk.write_at(out, written.st_size - there, text)
         self._mkdir(self._tried)
         self.disk.rename(out, self.tried_out(again))
 
+    def come_back(self, attempt: Attempt) -> None:
+        """Have an attempt write on where the one before it ended, and forget that there was one.
+
+        Repeatable.
+        """
+        name = job.real_name(attempt.name, attempt.name_hex)
+        known = self._decode(f"{self._again}/{name}", Again)
+        if known is not None and known.earlier == attempt.earlier:
+            self.forget(name)
+        self.take_output(attempt)
+
     def take_output(self, attempt: Attempt) -> None:
-        """Have an attempt write on where the one before it ended."""
+        """Move what the attempts before this one wrote to where it will write; repeatable."""
         if attempt.earlier:
             self._moved(self.tried_path(attempt.earlier[-1].id), self.attempt_out(attempt))
 

@@ -42,13 +42,14 @@ class Candidate:
     """An entry at the head of the queue, settled and examined.
 
     Or one that can never be run, with the reason. ``again``: what is remembered of one that is
-    back in the queue.
+    back in the queue; ``torn``: that cannot be read any more.
     """
 
     name: str
     stat: Stat
     verdict: Spec | Refusal
     again: Again | None = None
+    torn: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ class Steering:
             (disk.copy_tree if modes.S_ISDIR(stat.st_mode) else disk.copy)(source, part)
             made = disk.stat(part)
             if made is not None:
-                spool.remember(name, made, _after(seen))
+                spool.remember(name, made, _after(seen), f"{SUBMITTED}{mark()}")
             disk.rename_new(part, f"{spool.root}/{name}")
             disk.sync(spool.root)
         except OSError as error:
