@@ -111,7 +111,7 @@ def typed_as(uid: int, spool: Path, verb: str, *words: str) -> Told:
         pytest.skip("this user is not root, so cannot be another one")
     imports = ", ".join(f"pmjq.{name}" for name in MODULES.split())
     code = (
-        f"import grp, os, pwd, sys, {imports}; from pmjq.cli import main\n"
+        f"import encodings.utf_8_sig, grp, os, pwd, sys, {imports}; from pmjq.cli import main\n"
         f"os.setgroups([]); os.setgid({uid}); os.setuid({uid})\n"
         "sys.exit(main(sys.argv[1:]))"
     )
