@@ -191,15 +191,6 @@ def test_drained_while_it_is_down(tmp_path: Path) -> None:
         assert live.runs("x") == 0
 
 
-def test_drained_after_it_was_stopped(tmp_path: Path) -> None:
-    """Nor is a node unknown because its daemon was stopped for the moment, for maintenance say."""
-    with Live(tmp_path, "--node", "a") as live:
-        live.drop("first")
-        live.ended("first")
-        assert live.stop() == 0
-        assert typed(live, "drain", "a").code == 0
-
-
 def test_others_go_on(tmp_path: Path) -> None:
     """The other nodes take what a drained one leaves."""
     spool = tmp_path / "spool"
@@ -224,7 +215,10 @@ def test_claimed_ones_go_back(tmp_path: Path) -> None:
             live.drop(f"x{number}", live.side_effect(f"x{number}"))
         assert typed(live, "drain", "a").code == 0
         eventually(lambda: closed(live))
+        eventually(lambda: len(live.spooled()) == 5, what="what was claimed ahead is back")
         passed(gate)
         live.ended("first")
-        eventually(lambda: len(live.spooled()) + sum(live.runs(f"x{n}") for n in range(5)) == 5)
-        eventually(lambda: not live.jobs())
+        assert (live.spooled(), sum(live.runs(f"x{number}") for number in range(5))) == (
+            [f"x{number}" for number in range(5)],
+            0,
+        )
