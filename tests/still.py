@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from live import Live, eventually
+from live import Gate, Live, eventually
 from pmjq import job, probe
 from pmjq.cli import main
 from pmjq.disk import Disk
@@ -45,7 +45,7 @@ SOMEBODY = 4711
 HOSTILE = (
     "two words",
     "line\nbreak",
-    "it's \"quoted\" `$HOME`",
+    'it\'s "quoted" `$HOME`',
     "\x1b[31mred",
     os.fsdecode(b"not-utf8-\xff\xfe"),
     "-n",
@@ -111,7 +111,8 @@ def typed_as(uid: int, spool: Path, verb: str, *words: str) -> Told:
         pytest.skip("this user is not root, so cannot be another one")
     imports = ", ".join(f"pmjq.{name}" for name in MODULES.split())
     code = (
-        f"import encodings.utf_8_sig, grp, os, pwd, sys, {imports}; from pmjq.cli import main\n"
+        f"import _strptime, encodings.utf_8_sig, grp, os, pwd, sys, {imports}\n"
+        "from pmjq.cli import main\n"
         f"os.setgroups([]); os.setgid({uid}); os.setuid({uid})\n"
         "sys.exit(main(sys.argv[1:]))"
     )
@@ -311,6 +312,19 @@ def runs_now(live: Live, name: str, text: str, *before: str) -> None:
     """Drop a job and wait until it runs."""
     live.drop(name, "#!/bin/sh\n" + "".join(before) + live.side_effect(name) + text)
     eventually(lambda: live.runs(name), what=f"{name} runs")
+
+
+def passed(gate: Gate) -> None:
+    """Open a gate once somebody stands before it."""
+
+    def opened() -> bool:
+        try:
+            gate.open()
+        except OSError:
+            return False
+        return True
+
+    eventually(opened)
 
 
 FOR_EVER = "exec sleep 1000\n"

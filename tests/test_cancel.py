@@ -6,12 +6,14 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from live import Live, eventually
 from pmjq import Queue, job
+from pmjq.errors import NotFoundError
 from pmjq.state import State
 from pmjq.steering import Answer
 from still import (
@@ -25,13 +27,13 @@ from still import (
     Still,
     given_to,
     new_id,
+    passed,
     public_directory,
     runs_now,
     snapshot,
     typed,
     typed_as,
 )
-from test_logs import passed
 
 
 @pytest.fixture
@@ -243,6 +245,36 @@ def test_between_two_attempts_nothing_stays(still: Still) -> None:
     assert list((still.own / "again").iterdir()) == []
 
 
+def test_between_two_attempts_its_output(still: Still) -> None:
+    """What it wrote before is its output still."""
+    still.back("x", output=b"first\n")
+    assert typed(still.root, "cancel", "x").code == 0
+    assert typed(still.root, "logs", "x").out == "first\n"
+
+
+def test_many_at_once(still: Still) -> None:
+    """Of many who cancel one job one does; there is one record, and no other trace."""
+    queue = Queue(still.root)
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(10):
+            name = f"x{number}"
+            still.put(name)
+            asked = [pool.submit(queue.cancel, [name]) for _ in range(8)]
+            told = [answer for one in asked if (answer := answered(one)) is not None]
+            assert [answer.text for answer in told].count("cancelled") == 1
+            assert len(still.records()) == number + 1
+    assert (still.listed(), list((still.own / "tmp").iterdir())) == ([], [])
+    assert len(list((still.own / "job").iterdir())) == 10
+
+
+def answered(asked: Future[list[Answer]]) -> Answer | None:
+    """Return what came of a request; None if there was no such job any more."""
+    try:
+        return asked.result(60)[0]
+    except NotFoundError:
+        return None
+
+
 def test_json(still: Still) -> None:
     """A line for each job, with every field, done or not."""
     still.put("x")
@@ -268,7 +300,7 @@ def test_wrong_options(still: Still, words: list[str]) -> None:
 
 @pytest.mark.parametrize("owner", [0, SOMEBODY])
 def test_not_mine(owner: int) -> None:
-    """Who may not write the spool is told so, for a queued job and a running one; nothing is lost."""
+    """Who may not write the spool is told so, be the job queued or running; nothing is lost."""
     with public_directory() as base:
         still = Still(base / "spool")
         still.put("q")
@@ -407,6 +439,28 @@ def test_on_a_node_that_was_killed(tmp_path: Path) -> None:
         for pid in keepers:
             os.kill(pid, signal.SIGKILL)
         typed(live, "cancel", "x").refused(NOT_SO, "node a is dead")
+
+
+def test_request_outlives_the_daemon(live: Live) -> None:
+    """The next daemon of the node carries on what was asked, be it in the midst of the grace."""
+    text = "trap 'echo asked' TERM\nwhile :; do sleep 0.05; done\n"
+    runs_now(live, "x", text, "#PMJQ grace=2s\n")
+    assert typed(live, "cancel", "x").code == 0
+    live.said("jobs.signalled")
+    live.kill()
+    live.start()
+    record = live.ended("x").record
+    assert (record.state, record.signal) == (State.CANCELLED, signal.SIGKILL)
+
+
+def test_request_to_a_daemon_that_stops(live: Live) -> None:
+    """What was asked just before the daemon was stopped is not forgotten."""
+    runs_now(live, "x", FOR_EVER)
+    live.tell(signal.SIGSTOP)
+    assert typed(live, "cancel", "x").code == 0
+    live.kill()
+    live.start()
+    assert live.ended("x").record.state is State.CANCELLED
 
 
 def test_claimed_ahead(tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from still import (
     NOT_SO,
     USAGE,
     Still,
+    passed,
     public_directory,
     runs_now,
     snapshot,
     typed,
     typed_as,
 )
-from test_logs import passed
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def closed(live: Live) -> bool:
 
 
 def test_takes_nothing_and_what_runs_goes_on(tmp_path: Path) -> None:
-    """A drained node starts nothing, what it runs ends by itself, and it says why; then it goes on."""
+    """A drained node starts nothing and says why; what it runs ends by itself; then it goes on."""
     with Live(tmp_path, "--node", "a", "-j", "2") as live:
         gate = live.gate("1")
         runs_now(live, "first", f"{gate.wait}exit 4\n")

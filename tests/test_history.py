@@ -167,6 +167,15 @@ def test_cancelled_without_a_node(still: Still) -> None:
     assert names(still, "-n", "1") == "b"
 
 
+def test_order_of_what_was_cancelled_without_a_node(still: Still) -> None:
+    """What was cancelled while no daemon ran is told of in the order in which it was."""
+    for letter in "abcdefgh":
+        still.put(letter)
+        assert typed(still.root, "cancel", letter).code == 0
+    assert names(still) == "abcdefgh"
+    assert names(still, "-n", "3") == "fgh"
+
+
 def test_loss_that_was_completed(still: Still) -> None:
     """A lost job whose end became known is told of once, with how it ended."""
     still.ended("x", State.LOST, code=None, id="0" * 8 + new_id()[8:])

@@ -21,13 +21,13 @@ from still import (
     USAGE,
     Still,
     given_to,
+    passed,
     public_directory,
     runs_now,
     snapshot,
     typed,
     typed_as,
 )
-from test_logs import passed
 
 
 @pytest.fixture

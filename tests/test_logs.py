@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from live import PROJECT, Gate, Live, eventually
+from live import PROJECT, Live, eventually
 from pmjq import Queue
 from still import (
     HOSTILE,
@@ -22,6 +22,7 @@ from still import (
     USAGE,
     Still,
     new_id,
+    passed,
     public_directory,
     runs_now,
     typed,
@@ -164,24 +165,13 @@ def following(spool: Path, name: str, path: Path) -> Iterator[Following]:
         process.wait()
 
 
-def passed(gate: Gate) -> None:
-    """Open a gate once somebody stands before it."""
-
-    def opened() -> bool:
-        try:
-            gate.open()
-        except OSError:
-            return False
-        return True
-
-    eventually(opened)
-
-
 def test_follow(tmp_path: Path) -> None:
     """Standard output and standard error come as they are written; it ends when the job has."""
     with Live(tmp_path, "--node", "a") as live:
         first, second = live.gate("1"), live.gate("2")
-        text = f"echo one\n{first.wait}echo two >&2\n{second.wait}printf 'no \\377 newline'\nexit 3\n"
+        text = (
+            f"echo one\n{first.wait}echo two >&2\n{second.wait}printf 'no \\377 newline'\nexit 3\n"
+        )
         runs_now(live, "x", text)
         with following(live.spool, "x", tmp_path / "told") as told:
             told.has(b"one\n")
@@ -265,7 +255,7 @@ def test_last_words_are_never_missed(tmp_path: Path) -> None:
 
 
 def test_ended_and_not_filed_yet(tmp_path: Path) -> None:
-    """While an archive cannot be written, the output of what has ended is shown from where it is."""
+    """What has ended and cannot be archived for the moment has its output all the same."""
     archive = tmp_path / "done"
     with Live(tmp_path, "--node", "a", "-o", str(archive)) as live:
         live.drop("first")

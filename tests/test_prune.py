@@ -10,13 +10,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from live import Live
 from pmjq import job
 from pmjq.disk import Disk
-from pmjq.job import Record
 from pmjq.pruning import Pruned, Pruning
 from pmjq.spool import Spool
 from pmjq.state import State
@@ -226,7 +224,7 @@ class Stubborn(Disk):
 
 
 def test_unremovable_of_several(still: Still) -> None:
-    """One that cannot be removed holds no other up, is told, and keeps the events that tell of it."""
+    """One that cannot be removed holds no other up, is told, and keeps the events about it."""
     for name in ("a", "stubborn", "z"):
         still.ended(name, ago=40 * DAY)
     Disk().remove_tree(str(still.own / "node" / still.node("a").token))
@@ -241,7 +239,7 @@ def test_unremovable_of_several(still: Still) -> None:
 
 
 def test_archive_that_is_away(still: Still, tmp_path: Path) -> None:
-    """An archive that is not mounted at the moment is pruned when it is back: it is not forgotten."""
+    """An archive that is not mounted at the moment is not forgotten: it is pruned when it is."""
     archive = tmp_path / "archive"
     still.ended("x", ago=40 * DAY, archive=archive)
     Disk().remove_tree(str(still.own / "node" / still.node("a").token))
@@ -341,9 +339,8 @@ def test_beside_a_daemon(tmp_path: Path) -> None:
 
 
 def test_own_archive_without_events(still: Still) -> None:
-    """What lies in the spool's own archive is this spool's, also if no event tells of it any more."""
-    record = still.ended("x", ago=40 * DAY)
+    """What lies in the spool's own archive is this spool's, also if no event tells of it."""
+    still.ended("x", ago=40 * DAY)
     for path in (still.own / "events").iterdir():
         path.unlink()
-    assert msgspec.json.decode((still.done / f"{record.stem}.json").read_bytes(), type=Record)
     assert prune(still) == ["x"]

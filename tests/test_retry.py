@@ -1,4 +1,4 @@
-"""The rules of ``pmjq retry``: what has ended is put into the queue again, as it is in the archive."""
+"""The rules of ``pmjq retry``: what has ended goes back to the queue, as it is in the archive."""
 
 from __future__ import annotations
 
@@ -79,6 +79,15 @@ def test_name_that_is_taken(still: Still) -> None:
     assert sorted(still.listed()) == ["x", name]
 
 
+def test_twice(still: Still) -> None:
+    """What is in the queue again is not put there once more, by whatever it is named."""
+    record = still.ended("x", text=TEXT)
+    assert typed(still.root, "retry", "x").code == 0
+    for name in ("x", record.id):
+        assert typed(still.root, "retry", name).code == NOT_SO
+        assert still.listed() == ["x"]
+
+
 @pytest.mark.parametrize("kind", ["queued", "held", "running"])
 def test_living(still: Still, kind: str) -> None:
     """Only what has ended can be tried again."""
@@ -115,7 +124,7 @@ def test_file_that_is_gone(still: Still) -> None:
 
 
 def test_ended_and_not_filed_yet(still: Still) -> None:
-    """What was cancelled while no daemon ran is not gone: it is put back, or is to be filed first."""
+    """What was cancelled while no daemon ran is not gone: it is put back, or filed first."""
     still.put("x", TEXT)
     assert typed(still.root, "cancel", "x").code == 0
     told = typed(still.root, "retry", "x")

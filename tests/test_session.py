@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from live import PROJECT, Live, eventually
-from test_logs import passed
+from still import passed
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Shell:
     spool: Path
 
     def __call__(self, line: str, code: int = 0) -> str:
-        """Type a line; see how it ends, and that nothing is complained of; return what it prints."""
+        """Type a line; see that it ends so and without complaint; return what it prints."""
         done = self.run(line)
         assert (done.returncode, done.stderr) == (code, ""), done
         return done.stdout
@@ -30,7 +30,7 @@ class Shell:
     def run(self, line: str) -> subprocess.CompletedProcess[str]:
         """Type a line of shell in which ``pmjq`` is the command."""
         return subprocess.run(
-            ["bash", "-c", f"set -o pipefail\npmjq() {{ {sys.executable} -m pmjq \"$@\"; }}\n{line}"],
+            ["bash", "-c", f'set -o pipefail\npmjq() {{ {sys.executable} -m pmjq "$@"; }}\n{line}'],
             capture_output=True,
             check=False,
             text=True,
@@ -58,9 +58,8 @@ def test_session(nodes: tuple[Live, Live]) -> None:
     gate = live.gate("1")
 
     # Two long jobs fill both nodes, a third stands in the queue.
-    first = shell(
-        f"pmjq submit --name first -- sh -c 'echo begins; read x <\"{gate.path}\"; echo ends; exit 3'"
-    ).strip()
+    script = f'echo begins; read x <"{gate.path}"; echo ends; exit 3'
+    first = shell(f"pmjq submit --name first -- sh -c '{script}'").strip()
     second = shell("pmjq submit --name second -- sleep 1000").strip()
     assert (first.partition(".")[0], second.partition(".")[0]) == ("first", "second")
     eventually(lambda: shell("pmjq list --state running").count(" running ") == 2)
@@ -78,7 +77,7 @@ def test_session(nodes: tuple[Live, Live]) -> None:
     assert eventually(lambda: shell(f"pmjq logs {first}")) == "begins\n"
     following = f"pmjq logs -f {first} & follower=$!; pmjq wait {first}; echo $?; wait $follower"
     with subprocess.Popen(
-        ["bash", "-c", f"pmjq() {{ {sys.executable} -m pmjq \"$@\"; }}\n{following}"],
+        ["bash", "-c", f'pmjq() {{ {sys.executable} -m pmjq "$@"; }}\n{following}'],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": PROJECT, "PMJQ_SPOOL": str(live.spool)},
@@ -117,7 +116,7 @@ def test_mistakes(nodes: tuple[Live, Live]) -> None:
     """What is mistyped is one line and an exit code, and harms nothing."""
     live = nodes[0]
     shell = Shell(live.spool)
-    name = shell("pmjq submit --held --name x -- true").strip()
+    name = shell("pmjq submit --hold --name x -- true").strip()
     for line, code in (
         ("pmjq cancel nope", 66),
         ("pmjq cancel", 64),

@@ -97,6 +97,14 @@ def test_last_of_the_ended(still: Still) -> None:
     assert facts(still, "x")["id"] == last.id
 
 
+def test_last_of_those_cancelled_without_a_node(still: Still) -> None:
+    """Also of those that were cancelled while no daemon ran it is the last that is meant."""
+    for _ in range(6):
+        still.put("x")
+        told = typed(still.root, "cancel", "--json", "x").one
+    assert facts(still, "x")["id"] == told["id"]
+
+
 def test_two_of_one_name_run(still: Still) -> None:
     """Both are shown."""
     ids = {still.run("x", node).id for node in ("a", "b")}
