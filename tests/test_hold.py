@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from live import Live, eventually
+from pmjq import Queue
 from pmjq.state import State
 from pmjq.steering import Answer
 from still import (
@@ -243,6 +244,26 @@ def test_daemon_heeds_both(live: Live) -> None:
     assert typed(live, "release", "x").code == 0
     assert live.ended("x").record.state is State.DONE
     assert live.runs("x") == 1
+
+
+def test_race(live: Live) -> None:
+    """Whatever a node is about just then, a job that was said to be held does not run."""
+    queue = Queue(live.spool)
+    held = []
+    for number in range(30):
+        name = f"x{number}"
+        live.drop(name, live.side_effect(name))
+        if queue.hold([name])[0].done:
+            held.append(name)
+    live.drop("last")
+    live.ended("last")
+    eventually(lambda: not live.jobs())
+    eventually(lambda: live.spooled() == sorted(held), what=f"only {held} are left")
+    assert [live.runs(name) for name in held] == [0] * len(held)
+    assert typed(live, "release", "ALL").code == 0
+    for number in range(30):
+        assert live.ended(f"x{number}").record.state is State.DONE
+        assert live.runs(f"x{number}") == 1
 
 
 def test_hold_behind_a_full_house(tmp_path: Path) -> None:

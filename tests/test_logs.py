@@ -266,6 +266,7 @@ def test_ended_and_not_filed_yet(tmp_path: Path) -> None:
         queue = Queue(live.spool)
         (seen,) = queue.wait(["x"], 30)
         assert seen.state == "done"
+        assert Path(seen.output).exists()
         assert b"".join(queue.logs("x")) == b"all\n"
         archive.unlink()
         moved.rename(archive)

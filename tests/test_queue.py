@@ -6,6 +6,8 @@ import inspect
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import pytest
 
 import pmjq
 from live import PROJECT, Live, eventually
-from pmjq import Queue, cli
+from pmjq import Queue, cli, job
+from pmjq.disk import Disk
 from pmjq.errors import (
     CannotCreateError,
     NotFoundError,
@@ -21,6 +24,7 @@ from pmjq.errors import (
     PmjqError,
     UsageError,
 )
+from pmjq.job import Again, Event, Status
 from pmjq.queue import exit_code
 from pmjq.state import State
 from still import NOBODY, Still, public_directory, snapshot
@@ -222,6 +226,72 @@ def test_wait_tells_how_far_it_is(still: Still, queue: Queue) -> None:
     seen = queue.wait(["x", "y"], 0.2, lambda *count: heard.append(count))
     assert [one.living for one in seen] == [False, True]
     assert set(heard) == {(1, 2)}
+
+
+class Meanwhile(Disk):
+    """A disk on which something happens once, just before a certain directory is listed."""
+
+    def __init__(self, directory: str, happens: Callable[[], object]) -> None:
+        self.directory = directory
+        self.happens: Callable[[], object] | None = happens
+
+    def names(self, path: str) -> list[str]:
+        """Let it happen, then list."""
+        if path == self.directory and self.happens is not None:
+            happens, self.happens = self.happens, None
+            happens()
+        return super().names(path)
+
+
+ONE_LOOK: dict[str, Callable[[Queue], Sequence[object]]] = {
+    "list": lambda queue: queue.list(),
+    "list x": lambda queue: queue.list(["x"]),
+    "list *": lambda queue: queue.list(["*"]),
+    "show x": lambda queue: queue.show("x"),
+    "logs x": lambda queue: [b"".join(queue.logs("x"))],
+    "cancel x": lambda queue: queue.cancel(["x"]),
+    "cancel ALL": lambda queue: queue.cancel(["ALL"]),
+    "wait x": lambda queue: queue.wait(["x"], 0.2),
+    "wait ALL": lambda queue: queue.wait(["ALL"], 0.2),
+}
+
+
+@pytest.mark.parametrize("look", ONE_LOOK)
+@pytest.mark.parametrize("listed", ["spool", "run"])
+def test_claimed_while_one_looks(still: Still, queue: Queue, look: str, listed: str) -> None:
+    """A job that a node claims between two of our system calls is missed by no verb."""
+    spool, attempt = still.node(), still.attempt("x")
+    still.put("x")
+    spool.prepare_claim(attempt)
+    directory = spool.root if listed == "spool" else f"{spool.own}/node/{spool.token}/run"
+    queue._disk = Meanwhile(directory, lambda: spool.claim(attempt))
+    assert len(ONE_LOOK[look](queue)) == 1
+
+
+@pytest.mark.parametrize("look", ONE_LOOK)
+@pytest.mark.parametrize("listed", ["spool", "run"])
+def test_returned_while_one_looks(still: Still, queue: Queue, look: str, listed: str) -> None:
+    """Nor is one that goes back to the queue at that moment, or taken for two."""
+    spool, attempt = still.node(), still.run("x")
+    directory = spool.root if listed == "spool" else f"{spool.own}/node/{spool.token}/run"
+    queue._disk = Meanwhile(directory, lambda: spool.give_back(attempt, Again(2)))
+    assert len(ONE_LOOK[look](queue)) == 1
+
+
+@pytest.mark.parametrize("look", ["show x", "logs x", "cancel x", "wait x"])
+@pytest.mark.parametrize("listed", ["spool", "run"])
+def test_ended_while_one_looks(still: Still, queue: Queue, look: str, listed: str) -> None:
+    """Nor is one that ends at that moment, for those verbs that know what has ended."""
+    spool, attempt = still.node(), still.run("x")
+
+    def ends() -> None:
+        record = job.record(attempt, Status(code=0), State.DONE, time.time())
+        spool.append([Event("job.ended", record.ended, record=record)])
+        assert spool.end(record)
+
+    directory = spool.root if listed == "spool" else f"{spool.own}/node/{spool.token}/run"
+    queue._disk = Meanwhile(directory, ends)
+    assert len(ONE_LOOK[look](queue)) == 1
 
 
 def test_every_exception_has_a_root() -> None:

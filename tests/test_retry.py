@@ -241,6 +241,22 @@ def test_runs_again(live: Live) -> None:
     assert [line["id"] for line in told] == [first.id, second.record.id]
 
 
+def test_right_after_it_has_ended(tmp_path: Path) -> None:
+    """What has ended and is not archived yet is not said to be gone from the archive."""
+    archive = tmp_path / "done"
+    with Live(tmp_path, "--node", "a", "-o", str(archive)) as live:
+        live.drop("first")
+        live.ended("first")
+        moved = archive.rename(tmp_path / "moved")
+        archive.write_text("in the way\n")
+        live.drop("x")
+        assert typed(live, "wait", "--timeout", "60", "x").code == 0
+        told = typed(live, "retry", "x")
+        archive.unlink()
+        moved.rename(archive)
+        assert "any more" not in told.err
+
+
 def test_again_and_again(live: Live) -> None:
     """Each time its attempts go on being counted, and all of them are told."""
     live.drop("x", "exit $PMJQ_ATTEMPT\n")
