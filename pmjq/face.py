@@ -66,7 +66,7 @@ class Checked(click.ParamType):  # type: ignore[type-arg]  # generic from click 
             return value
         try:
             return self._read(value)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             self.fail(f"{value}: {error}", param, ctx)
 
 

@@ -227,7 +227,7 @@ class Steering:
         try:
             if self._spool.disk.stat(path) is None:
                 return None
-            self._spool.remove(path)
+            self._spool.disk.remove_tree(path)
         except OSError as wrong:
             return _answer(seen, f"{wrong.strerror}: only its owner can do that")
         return _answer(seen, "withdrawn, without a record", done=True)
