@@ -113,7 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"pmjq: {text}\n")
+    # Names may hold what works on a terminal.
+    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    sys.stderr.write(f"pmjq: {shown}\n")
 
 
 def _verb(verb: str, words: list[str]) -> int:

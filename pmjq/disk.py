@@ -126,6 +126,10 @@ class Disk:
         """Tell whether names may be made in a directory."""
         return os.access(path, os.W_OK | os.X_OK)
 
+    def searchable(self, path: str) -> bool:
+        """Tell whether this user may look up names in a directory."""
+        return os.access(path, os.X_OK)
+
     def read(self, path: str, last: int = 0) -> bytes | None:
         """Return the content of a file, of a long one the ``last`` bytes; None if it is gone."""
         try:

@@ -12,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import math
+import posixpath
 from dataclasses import dataclass, field
+from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -137,7 +139,8 @@ class Look:
         words: tuple[str, ...] = ()
         spec: Spec | Refusal | None = None
         is_job = standing.kind is not Kind.PASSED_OVER
-        if standing.kind is Kind.QUEUED or ready.is_directory(stat):
+        shut = ready.is_directory(stat) and not self.spool.searchable(name)
+        if (standing.kind is Kind.QUEUED or ready.is_directory(stat)) and not shut:
             examined, spec = self._examined(name, standing)
             is_job = is_job and examined.kind is not Kind.LEFT
             standing = examined if standing.kind is Kind.QUEUED else standing
@@ -276,16 +279,16 @@ class Look:
     # -- ended
 
     def unfiled(self) -> list[Seen]:
-        """Return what has ended and is not archived yet."""
+        """Return what has ended and is not archived yet, the last first."""
         found = []
         for key in self.spool.ended():
             record = self.spool.record(*key)
             if record is not None:
-                found.append(of_record(record, self.spool.root, output=self.spool.out_path(record)))
-        return found
+                found.append(of_record(record, self.spool.root))
+        return sorted(found, key=lambda one: str(one.ended), reverse=True)
 
     def unfiled_untold(self) -> list[Seen]:
-        """Return what has ended without a node, and no daemon has taken up yet."""
+        """Return what has ended without a node, and no daemon has taken up yet; the last first."""
         return [one for one in self.unfiled() if not one.node]
 
     def ended(
@@ -299,81 +302,126 @@ class Look:
 
     # -- one job
 
+    def living(self) -> list[Seen]:
+        """Return what has not ended: what the nodes have first, then the queue.
+
+        Read in the order in which jobs go, so that none is missed that moves meanwhile.
+        """
+        changed = self.spool.changed()
+        queued = self.queued()
+        claimed = self.claimed()
+        if self.spool.changed() != changed:
+            # One may have gone back into the queue.
+            known = {one.file_name for one in queued}
+            new = [name for name in self.spool.names() if name not in known]
+            queued += [one for name in new if (one := self.entry(name)) is not None]
+        return [*claimed, *self._still(queued, claimed)]
+
+    def _still(self, queued: list[Seen], claimed: list[Seen]) -> list[Seen]:
+        """Return the queue without what has been claimed since it was read."""
+        names = {one.file_name for one in claimed}
+        return [
+            one
+            for one in queued
+            if one.file_name not in names or self.spool.stat(one.file_name) is not None
+        ]
+
     def found(self, text: str) -> list[Seen]:
         """Return the jobs that a person means by a name, a path, an id or the start of one.
 
         Those that live are meant before those that ended, and of those of one name the last that
-        ended. Several are returned where a name or a start has several; none where it has none.
+        ended. Several are returned where several live that have the name; none where it is not
+        known. UsageError if several ids begin so.
         """
         name = self._name(text)
-        living = [one for one in [self.entry(name)] if one is not None]
-        claimed = self.claimed()
-        living += [one for one in claimed if name in (one.file_name, *one.ids)]
-        if living:
-            return living
-        untold = [one for one in self.unfiled_untold() if name in (one.file_name, *one.ids)]
-        if untold:
-            return untold[-1:]
-        prefix = len(name) >= LEAST_PREFIX and not set(name) - set("0123456789abcdef-")
-        by_id = [one for one in claimed if one.id.startswith(name)] if prefix else []
-        if by_id:
-            return _only(by_id, name)
-        hexadecimal = job.exact(name)
-        shown = job.shown(name)
-        needle = hexadecimal.encode() or msgspec.json.encode(shown)[1:-1]
-
-        def meant(record: Record) -> bool:
-            return record.name == shown and record.name_hex == hexadecimal
-
-        latest = next(self.ended(meant, needle), None)
+        if not name:
+            return []
+        claimed = self._alive(name)
+        if claimed:
+            return claimed
+        unfiled = [one for one in self.unfiled() if name in (one.file_name, *one.ids)]
+        if unfiled:
+            return unfiled[:1]
+        latest = next(self._ended_as(name), None)
         if latest is not None:
             return [latest]
         stem = job.STEM.match(name)
         if stem is not None:
             return self.found(stem[1])
-        if not prefix:
+        return self._beginning(name)
+
+    def _alive(self, name: str) -> list[Seen]:
+        """Return the jobs of a name or id that have not ended."""
+        queued = [one for one in [self.entry(name), self._back(name)] if one is not None]
+        claimed = [one for one in self.claimed() if name in (one.file_name, *one.ids)]
+        found = [*self._still(queued, claimed), *claimed]
+        if not found:
+            # It may have gone back into the queue between the two.
+            found = [one for one in [self.entry(name), self._back(name)] if one is not None]
+        return found
+
+    def _back(self, job_id: str) -> Seen | None:
+        """Return the entry that was executed under some id, and is in the queue again."""
+        if not job.is_id(job_id):
+            return None
+        for name in self.spool.again_names():
+            seen = self.entry(name)
+            if seen is not None and job_id in seen.ids:
+                return seen
+        return None
+
+    def _ended_as(self, name: str) -> Iterator[Seen]:
+        """Return what ended that has a name or an id, newest first."""
+        if job.is_id(name):
+            return (one for one in self.ended(needle=name.encode()) if name in one.ids)
+        hexadecimal, shown = job.exact(name), job.shown(name)
+        needle = hexadecimal.encode() or msgspec.json.encode(shown)[1:-1]
+
+        def meant(record: Record) -> bool:
+            return record.name == shown and record.name_hex == hexadecimal
+
+        return self.ended(meant, needle)
+
+    def _beginning(self, start: str) -> list[Seen]:
+        """Return the job whose id begins so; UsageError if several do."""
+        if len(start) < LEAST_PREFIX or set(start) - set("0123456789abcdef-"):
             return []
-        latest_of: dict[str, Seen] = {}
-        for one in self.ended(needle=name.encode()):
-            if any(job_id.startswith(name) for job_id in one.ids):
-                latest_of.setdefault(one.ids[-1], one)
-        return _only(list(latest_of.values()), name)
+        found: dict[str, Seen] = {}
+        for one in chain(self.claimed(), self.unfiled(), self.ended(needle=start.encode())):
+            if any(job_id.startswith(start) for job_id in one.ids):
+                found.setdefault(one.ids[-1], one)
+        if len(found) > 1:
+            raise UsageError(
+                f"{start}: {len(found)} ids begin so; give more of the one that is meant"
+            )
+        return list(found.values())
 
     def again(self, jobs: list[Seen]) -> list[Seen | None]:
         """Return how jobs that lived stand now, each in its place; None: it is nowhere."""
+        now: list[Seen | None] = [None if one.id else self.entry(one.file_name) for one in jobs]
         claimed = self.claimed()
-        by_id = {job_id: one for one in claimed for job_id in one.ids}
-        by_name = {one.file_name: one for one in claimed}
-        now: list[Seen | None] = []
-        for one in jobs:
-            here = by_id.get(one.id) or (None if one.id else self.entry(one.file_name))
-            now.append(here or (None if one.id else by_name.get(one.file_name)))
         missing = {number for number, one in enumerate(now) if one is None}
-        if not missing:
-            return now
-        untold = self.unfiled_untold()
-        ids = {jobs[number].id: number for number in missing if jobs[number].id}
-        names = {
-            (jobs[number].name, jobs[number].name_hex): number
-            for number in missing
-            if not jobs[number].id
-        }
-
-        def number_of(one: Seen) -> int | None:
-            known = [ids[job_id] for job_id in one.ids if job_id in ids]
-            return known[0] if known else names.get((one.name, one.name_hex))
-
-        for one in (*reversed(untold), *self.ended()):
-            number = number_of(one)
-            if number in missing:
-                now[number] = one
+        for one in chain(claimed, self.unfiled()):
+            self._take(one, jobs, now, missing)
+        for number in list(missing):
+            # One that was returned between the two.
+            here = self.entry(jobs[number].file_name)
+            if here is not None and (not jobs[number].id or jobs[number].id in here.ids):
+                now[number] = here
                 missing.discard(number)
+        for one in self.ended() if missing else ():
+            self._take(one, jobs, now, missing)
             if not missing:
                 break
-        # An entry that had been returned, or that a node was just claiming.
-        for number in missing:
-            now[number] = self.entry(jobs[number].file_name)
         return now
+
+    @staticmethod
+    def _take(one: Seen, jobs: list[Seen], now: list[Seen | None], missing: set[int]) -> None:
+        """Note which of the missing jobs one is."""
+        for number in list(missing):
+            if _same(jobs[number], one):
+                now[number] = one
+                missing.discard(number)
 
     def reasons(self, seen: Seen) -> list[str]:
         """Return what each living node says of why a queued job does not run."""
@@ -386,12 +434,17 @@ class Look:
         return found
 
     def _name(self, text: str) -> str:
-        """Return the name or id that a path leads to: an entry of the spool, or an archived job."""
-        directory, _, name = text.rpartition("/")
-        if not directory:
+        """Return the name or id that a path leads to: an entry of the spool, or an archived job.
+
+        Nothing for a path to something else, whatever its name.
+        """
+        directory, slash, name = text.rpartition("/")
+        if not slash:
             return text
+        if posixpath.realpath(directory or "/") == posixpath.realpath(self.spool.root):
+            return name
         stem = job.STEM.match(name)
-        return stem[1] if stem else name
+        return stem[1] if stem else ""
 
     # -- patterns
 
@@ -400,11 +453,17 @@ class Look:
         return [one for one in jobs if fnmatch.fnmatchcase(one.file_name, pattern)]
 
 
-def _only(found: list[Seen], start: str) -> list[Seen]:
-    """Return the one job whose id begins so; UsageError if several do."""
-    if len(found) > 1:
-        raise UsageError(f"{start}: {len(found)} ids begin so; give more of the one that is meant")
-    return found
+def _same(before: Seen, now: Seen) -> bool:
+    """Tell whether a job that lived is one that is seen elsewhere now.
+
+    One that had no id yet is known by its name and by when it came into the queue: what ended under
+    that name earlier is another.
+    """
+    if before.id:
+        return before.id in now.ids
+    if (before.name, before.name_hex) != (now.name, now.name_hex):
+        return False
+    return before.queued is None or now.queued is None or now.queued >= before.queued
 
 
 def is_entry(name: str) -> bool:

@@ -116,7 +116,7 @@ def opened(disk: Disk, root: str) -> Spool:
             f"{shown}: is not a spool yet: no daemon has made {OWN} in it; "
             "name the spool with -s or PMJQ_SPOOL, or mount it"
         )
-    spool.identify()
+    spool.identify(to_look=True)
     return spool
 
 

@@ -359,7 +359,11 @@ class Paperwork(Tree):
 
     def out_path(self, record: Record) -> str:
         """Return where the output of a job lies until it is archived."""
-        return f"{self._job}/{record.id}/out.{record.attempt}"
+        return self.output_path(record.id, record.attempt)
+
+    def output_path(self, job_id: str, number: int) -> str:
+        """Return the same of a job of which only id and attempt are known."""
+        return f"{self._job}/{job_id}/out.{number}"
 
     def attempt_out(self, attempt: Attempt) -> str:
         """Return where the output of an attempt lies until it is archived."""

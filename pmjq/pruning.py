@@ -74,6 +74,7 @@ class Pruning:
     _ids: dict[bytes, State] = field(default_factory=dict)
     _archives: dict[str, None] = field(default_factory=dict)
     _old: list[str] = field(default_factory=list)
+    _away: list[Pruned] = field(default_factory=list)
     _failed: bool = False
 
     def run(self, count: Callable[[int], None] = lambda _: None) -> Iterator[Pruned]:
@@ -90,6 +91,7 @@ class Pruning:
         count(len(found))
         for path, job_id, names in found:
             yield self._remove(path, job_id, names)
+        yield from self._away
         if not self.dry and not self._failed and not self.states:
             for name in self._old:
                 self.spool.disk.unlink(name)
@@ -125,8 +127,14 @@ class Pruning:
         found: dict[str, list[str]] = {}
         try:
             names = sorted(self.spool.disk.names(path))
-        except OSError:
-            # Another node's, or not mounted here.
+        except OSError as error:
+            # Another node's, or not mounted here: what is known of its jobs stays.
+            text = f"cannot be read ({error.strerror or error}); what was filed there stays known"
+            shown = job.shown(path)
+            self._failed = True
+            self._away.append(
+                Pruned(name="", id="", path=shown, ended=self.before, removed=False, text=text)
+            )
             return found
         for name in names:
             filed = job.filed(name)

@@ -114,7 +114,7 @@ class Queue:
         look = self.look()
         if names:
             return [one for one in self._meant(look, names) if one.living]
-        return [*look.claimed(), *look.queued()]
+        return look.living()
 
     def show(self, name: str) -> Jobs:
         """Return all that is known of the jobs that are meant, with their earlier attempts."""
@@ -277,7 +277,7 @@ class Queue:
         for name in names:
             here = look.found(name) if name != ALL else []
             if not here and (name == ALL or set(name) & set("*?[")):
-                living = [*look.claimed(), *look.queued()] if living is None else living
+                living = look.living() if living is None else living
                 jobs = [one for one in living if one.is_job and among(one)]
                 mine = [one for one in jobs if one.uid == os.geteuid()]
                 here = mine if name == ALL else look.matching(name, jobs)

@@ -37,8 +37,8 @@ class Seen(Struct, frozen=True, kw_only=True):
 
     Times are UTC. ``reason``: why it does not run, or how it ended. ``archived`` and ``output`` are
     paths as the node names them that filed it. What is not known is None or empty. ``name_hex``:
-    the bytes of the name where ``name`` is not exact. ``is_job``: false for an entry of the spool
-    that is left alone, as a directory without an info file.
+    the bytes of the name where ``name`` is not exact, and ``archived_hex`` likewise. ``is_job``:
+    false for an entry of the spool that is left alone, as a directory without an info file.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     directives: tuple[str, ...] = ()
     token: str = ""
     archived: str = ""
+    archived_hex: str = ""
     output: str = ""
     late: bool = False
     is_job: bool = True
@@ -71,6 +72,11 @@ class Seen(Struct, frozen=True, kw_only=True):
     def file_name(self) -> str:
         """Return the exact name of its file."""
         return job.real_name(self.name, self.name_hex)
+
+    @property
+    def archived_path(self) -> str:
+        """Return the exact path that it was filed to."""
+        return job.real_name(self.archived, self.archived_hex)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -101,7 +107,7 @@ def _wrote(record: Record) -> bool:
     return record.state is not State.CANCELLED or bool(record.started or record.earlier)
 
 
-def of_record(record: Record, root: str, reason: str = "", output: str = "") -> Seen:
+def of_record(record: Record, root: str, reason: str = "") -> Seen:
     """Return a job that has ended as its record has it; ``root``: the spool."""
     stem, archive = job.real_name(record.stem, record.stem_hex), archive_of(record, root)
     archived = f"{archive}/{stem}" if archive else ""
@@ -125,8 +131,9 @@ def of_record(record: Record, root: str, reason: str = "", output: str = "") -> 
         system_cpu=record.system_cpu,
         max_rss=record.max_rss,
         directives=record.directives,
-        archived=archived,
-        output=output or (f"{archived}.out" if archived and _wrote(record) else ""),
+        archived=job.shown(archived),
+        archived_hex=job.exact(archived),
+        output=job.shown(f"{archived}.out") if archived and _wrote(record) else "",
         late=record.late,
         earlier=record.earlier,
     )

@@ -94,9 +94,13 @@ class Spool(Paperwork):
                 self._mkdir(f"{self.own}/{name}")
         return identity
 
-    def identify(self) -> Identity:
-        """Read who this spool is, and remember it for ``present``."""
-        self._refuse_foreign(self.own)
+    def identify(self, *, to_look: bool = False) -> Identity:
+        """Read who this spool is, and remember it for ``present``.
+
+        ``to_look``: for somebody who runs nothing, whoever else may write there.
+        """
+        if not to_look:
+            self._refuse_foreign(self.own)
         path = f"{self.own}/spool.json"
         text = self.disk.read(path)
         if text is None:
@@ -137,6 +141,10 @@ class Spool(Paperwork):
     def stat(self, name: str) -> Stat | None:
         """Return what an lstat of an entry tells, None if it is gone."""
         return self.disk.stat(f"{self.root}/{name}")
+
+    def searchable(self, name: str) -> bool:
+        """Tell whether this user may look into an entry that is a directory."""
+        return self.disk.searchable(f"{self.root}/{name}")
 
     def changed(self) -> int:
         """Return when the list of entries last changed, in ns of the file system's clock."""

@@ -104,7 +104,8 @@ class Steering:
             return _answer(seen, f"is {seen.state}; only what has ended can be tried again")
         if text := self._may_run(seen):
             return _answer(seen, text)
-        source, stat = seen.archived, disk.stat(seen.archived) if seen.archived else None
+        source = seen.archived_path
+        stat = disk.stat(source) if source else None
         if stat is None:
             source = spool.unfiled_path(seen.id, seen.attempt or 1)
             stat = disk.stat(source)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pmjq.disk import Disk
     from pmjq.jobs import Look
     from pmjq.seen import Seen
+    from pmjq.spool import Spool
 
 SOON, LATE = 0.05, 1.0
 """Seconds between two looks while waiting: the first, and the longest."""
@@ -72,18 +73,32 @@ class Waiting:
 
 def output(look: Callable[[], Look], seen: Seen, *, follow: bool) -> Iterator[bytes]:
     """Return what a job wrote in pieces, wherever its output has gone meanwhile."""
-    reading, pause = _Reading(look().spool.disk), SOON
+    spool = look().spool
+    reading, pause = _Reading(spool.disk), SOON
     while True:
         ended = not seen.living
         more = False
-        for part in reading.parts(seen.output):
-            more = True
-            yield part
+        for path in _outputs(spool, seen):
+            for part in reading.parts(path):
+                more = True
+                yield part
         if not follow or ended:
             return
         pause = SOON if more else min(LATE, pause * SLOWER)
         time.sleep(pause)
         seen = _again(look, seen)
+
+
+def _outputs(spool: Spool, seen: Seen) -> list[str]:
+    """Return where the output of a job may be, in the order in which it is moved.
+
+    Kept from one attempt for the next, then with the paperwork, then in the archive. What is read
+    on from one to the next is all of it, whenever it is moved.
+    """
+    kept = [spool.tried_path(job_id) for job_id in seen.ids]
+    papers = [spool.output_path(seen.id, seen.attempt or 1)] if seen.id else []
+    archived = [f"{seen.archived_path}.out"] if seen.archived else []
+    return [*kept, *papers, *archived]
 
 
 def _again(look: Callable[[], Look], seen: Seen) -> Seen:

@@ -10,7 +10,7 @@ import pytest
 from live import Live
 from pmjq import job
 from pmjq.job import Try
-from pmjq.jobs import Seen
+from pmjq.seen import Seen
 from pmjq.state import State
 from still import (
     HOSTILE,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pmjq import job
-from pmjq.jobs import Seen
+from pmjq.seen import Seen
 from still import (
     HOSTILE,
     NO_INPUT,

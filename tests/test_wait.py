@@ -16,7 +16,7 @@ import pytest
 from live import PROJECT, Live, eventually
 from pmjq import Queue
 from pmjq.errors import NotFoundError
-from pmjq.jobs import Seen
+from pmjq.seen import Seen
 from pmjq.queue import exit_code
 from pmjq.state import State
 from still import (
