@@ -178,6 +178,8 @@ class Look:
         """Return what a job waits for that asks to be started later, or after others."""
         if spec.not_before is not None and spec.not_before.timestamp() > self.now:
             return outcomes.too_early(spec.not_before)
+        if name in (*spec.after, *spec.after_any):
+            return outcomes.ITSELF
         if living:
             others = [other for other in (*spec.after, *spec.after_any) if other in living]
             return outcomes.unended(others[0]) if others else ""
@@ -284,7 +286,9 @@ class Look:
         for key in self.spool.ended():
             record = self.spool.record(*key)
             if record is not None:
-                found.append(of_record(record, self.spool.root))
+                seen = of_record(record, self.spool.root)
+                papers = self.spool.out_path(record) if seen.output else ""
+                found.append(msgspec.structs.replace(seen, output=papers))
         return sorted(found, key=lambda one: str(one.ended), reverse=True)
 
     def unfiled_untold(self) -> list[Seen]:
@@ -389,11 +393,11 @@ class Look:
         found: dict[str, Seen] = {}
         for one in chain(self.claimed(), self.unfiled(), self.ended(needle=start.encode())):
             if any(job_id.startswith(start) for job_id in one.ids):
-                found.setdefault(one.ids[-1], one)
+                found.setdefault(one.id, one)
         if len(found) > 1:
-            raise UsageError(
-                f"{start}: {len(found)} ids begin so; give more of the one that is meant"
-            )
+            ids = ", ".join(sorted(found)[:3])
+            more = ", ..." if len(found) > 3 else ""  # noqa: PLR2004
+            raise UsageError(f"{start}: several ids begin so ({ids}{more}); give more of one")
         return list(found.values())
 
     def again(self, jobs: list[Seen]) -> list[Seen | None]:
@@ -441,6 +445,9 @@ class Look:
         directory, slash, name = text.rpartition("/")
         if not slash:
             return text
+        if directory == ".":
+            # ./ALL is a job of that name, as ./list is a spool.
+            return name
         if posixpath.realpath(directory or "/") == posixpath.realpath(self.spool.root):
             return name
         stem = job.STEM.match(name)

@@ -37,6 +37,8 @@ class Verdict(msgspec.Struct, frozen=True):
 
 MAY_RUN = Verdict()
 
+ITSELF = "waits for itself"
+
 
 def too_early(when: datetime) -> str:
     """Return why a job does not run that asks to be started later."""
@@ -93,8 +95,8 @@ class Outcomes:
 
     def _wait(self, name: str, other: str) -> Verdict:
         if self._waits_for(other, name):
-            reason = f"waits for itself, by way of {job.shown(other)}"
-            return Verdict(reason if other != name else "waits for itself", never=True)
+            reason = f"{ITSELF}, by way of {job.shown(other)}" if other != name else ITSELF
+            return Verdict(reason, never=True)
         self._waiting.setdefault(other, set()).add(name)
         return Verdict(unended(other))
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import os
 import time
+from functools import wraps
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from pmjq import job, keys, script, submission
 from pmjq.disk import Disk
-from pmjq.errors import NotFoundError, UsageError
+from pmjq.errors import NotFoundError, NotPermittedError, PmjqError, TryLaterError, UsageError
 from pmjq.submission import Draft, Submission
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     Nodes = list[Node]
     # Inside of ``Queue`` the word list is a verb.
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 ALL = "ALL"
 """All jobs of mine."""
 
@@ -45,6 +49,27 @@ TIMED_OUT = 124
 """The exit code of a wait whose time is over, as of timeout(1)."""
 
 SIGNALLED = 128
+
+
+def _telling(method: Callable[P, T]) -> Callable[P, T]:
+    """Have a method raise an error of ``pmjq.errors`` where the file system refuses something."""
+
+    @wraps(method)
+    def told(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(*args, **kwargs)
+        except OSError as error:
+            raise refused(error) from error
+
+    return told
+
+
+def refused(error: OSError) -> PmjqError:
+    """Return what to tell a person of an error of the file system."""
+    path = job.shown(os.fsdecode(error.filename)) if error.filename else "the spool"
+    if isinstance(error, PermissionError):
+        return NotPermittedError(f"{path}: {error.strerror}; ask its owner or run as another user")
+    return TryLaterError(f"{path}: {error.strerror or error}; start again when that is mended")
 
 
 class Queue:
@@ -63,6 +88,7 @@ class Queue:
 
     # -- submit
 
+    @_telling
     def submit(
         self,
         command: Sequence[str | bytes] | bytes,
@@ -95,6 +121,7 @@ class Queue:
         self.put([Draft(submission.unique(base), text, held)], names.append)
         return names[0]
 
+    @_telling
     def put(self, drafts: Iterable[Draft], put: Callable[[str], None]) -> None:
         """Put jobs into the spool; ``put`` hears the name of each when it is there."""
         umask = os.umask(0)
@@ -103,12 +130,14 @@ class Queue:
 
     # -- look
 
+    @_telling
     def nodes(self, watch: float = 0.0) -> Nodes:
         """Return the nodes; ``watch``: look twice, so many seconds apart."""
         from pmjq import nodes, probe
 
         return nodes.look(self.opened(), probe.machine(), time.time, watch, time.sleep)
 
+    @_telling
     def list(self, names: Sequence[str] = ()) -> Jobs:
         """Return the jobs that have not ended, those that run first; ``names``: only these."""
         look = self.look()
@@ -116,10 +145,12 @@ class Queue:
             return [one for one in self._meant(look, names) if one.living]
         return look.living()
 
+    @_telling
     def show(self, name: str) -> Jobs:
         """Return all that is known of the jobs that are meant, with their earlier attempts."""
         return self._meant(self.look(), [name])
 
+    @_telling
     def reasons(self, seen: Seen) -> Sequence[str]:
         """Return what each living node says of why a queued job does not run there."""
         return self.look().reasons(seen) if seen.living and not seen.token else []
@@ -150,6 +181,14 @@ class Queue:
                 and (until is None or one.ended is None or one.ended <= until)
             )
 
+        try:
+            yield from self._history(wanted, most, since)
+        except OSError as error:
+            raise refused(error) from error
+
+    def _history(
+        self, wanted: Callable[[Any], bool], most: int | None, since: datetime | None
+    ) -> Iterator[Seen]:
         look = self.look(aside=False)
         untold = [one for one in look.unfiled_untold() if wanted(one)]
         untold.sort(key=lambda one: str(one.ended), reverse=True)
@@ -176,6 +215,7 @@ class Queue:
 
     # -- wait
 
+    @_telling
     def wait(
         self,
         names: Sequence[str],
@@ -194,30 +234,36 @@ class Queue:
 
     # -- steer
 
+    @_telling
     def cancel(self, names: Sequence[str]) -> Answers:
         """End jobs: queued ones at once, running ones by asking their nodes."""
         return self._steered(names, "cancel")
 
+    @_telling
     def hold(self, names: Sequence[str]) -> Answers:
         """Keep queued jobs from being started."""
         return self._steered(names, "hold", lambda one: not one.token and one.state != "held")
 
+    @_telling
     def release(self, names: Sequence[str]) -> Answers:
         """Let held jobs go."""
         return self._steered(names, "release", lambda one: one.state == "held")
 
+    @_telling
     def retry(self, names: Sequence[str]) -> Answers:
         """Put jobs that have ended into the queue again."""
         if ALL in names:
             raise UsageError("ALL would be everything that ever ended; name the jobs to be retried")
         return self._steered(names, "retry")
 
+    @_telling
     def drain(self, names: Sequence[str]) -> Answers:
         """Have nodes take no more jobs; what they run goes on."""
         steering = self._steering(self.look())
         known = {one.name for one in self.nodes()}
         return [steering.drain(name) for name in self._node_names(names, known)]
 
+    @_telling
     def resume(self, names: Sequence[str]) -> Answers:
         """Have drained nodes take jobs again."""
         steering = self._steering(self.look())
@@ -233,12 +279,14 @@ class Queue:
 
     # -- below
 
+    @_telling
     def opened(self) -> Spool:
         """Return the spool; NotFoundError if it is none."""
         from pmjq import nodes
 
         return nodes.opened(self._disk, self.path)
 
+    @_telling
     def look(self, *, aside: bool = True) -> Look:
         """Return a look at the jobs; ``aside``: with the reasons that nodes give."""
         from pmjq import account, nodes, probe

@@ -314,9 +314,9 @@ class Live:
     def leftovers(self) -> list[str]:
         """Return what lies in the spool's own tree besides what a spool at rest has."""
         own = self.spool / ".pmjq"
-        kept = {"spool.json", "events", "done", "job", "ended", "node", "tmp", "again"}
+        kept = {"spool.json", "events", "done", "job", "ended", "node", "tmp", "again", "tried"}
         found = [name for name in os.listdir(own) if name not in kept]
-        for name in ("job", "ended", "tmp", "node", "again"):
+        for name in ("job", "ended", "tmp", "node", "again", "tried"):
             found += [f"{name}/{entry}" for entry in os.listdir(own / name)]
         return found
 

@@ -102,16 +102,21 @@ def _bytes(text: io.TextIOWrapper) -> bytes:
     return text.buffer.getvalue()
 
 
-MODULES = "queue jobs looking steer verbs steering pruning probe account history nodes render"
+MODULES = (
+    "queue jobs looking steer submit verbs steering pruning waiting walk probe account history "
+    "nodes render"
+)
+STANDARD = "_strptime ctypes difflib encodings.utf_8_sig fnmatch grp os pwd sys uuid"
+"""What is imported before the user changes: a library in somebody's home is shut then."""
 
 
 def typed_as(uid: int, spool: Path, verb: str, *words: str) -> Told:
     """Type a command as another user; the test is skipped where only root could."""
     if os.geteuid():
         pytest.skip("this user is not root, so cannot be another one")
-    imports = ", ".join(f"pmjq.{name}" for name in MODULES.split())
+    imports = ", ".join([*STANDARD.split(), *(f"pmjq.{name}" for name in MODULES.split())])
     code = (
-        f"import _strptime, encodings.utf_8_sig, grp, os, pwd, sys, {imports}\n"
+        f"import {imports}\n"
         "from pmjq.cli import main\n"
         f"os.setgroups([]); os.setgid({uid}); os.setuid({uid})\n"
         "sys.exit(main(sys.argv[1:]))"

@@ -124,11 +124,11 @@ def test_running_is_asked_of_its_node(still: Still) -> None:
 
 
 def test_node_that_is_dead(still: Still) -> None:
-    """A dead node hears nothing: that is said, and the command has not done it."""
+    """A dead node hears nothing: that is said; the request stays for whoever takes the job over."""
     still.node("a", alive=False)
-    still.run("x")
-    typed(still.root, "cancel", "x").refused(NOT_SO, "node a is dead", "lease")
-    assert asked(still) == []
+    attempt = still.run("x")
+    typed(still.root, "cancel", "x").refused(NOT_SO, "node a is dead", "takes the job over")
+    assert asked(still) == [attempt.id]
 
 
 def test_two_of_one_name_run(still: Still) -> None:

@@ -150,7 +150,7 @@ def test_more_cpus_than_there_are(still: Still) -> None:
     """A request that no node can meet is told as such."""
     still.node("a", cpus=4)
     still.put("x", "#!/bin/sh\n#PMJQ cpus=5\n")
-    assert "more than any node has (4)" in typed(still.root, "list", "--json").one["reason"]
+    assert "needs 5 CPUs, and there are 4" in typed(still.root, "list", "--json").one["reason"]
 
 
 def test_states_and_owners(still: Still) -> None:

@@ -244,7 +244,8 @@ def test_archive_that_is_away(still: Still, tmp_path: Path) -> None:
     still.ended("x", ago=40 * DAY, archive=archive)
     Disk().remove_tree(str(still.own / "node" / still.node("a").token))
     away = archive.rename(tmp_path / "away")
-    assert prune(still) == []
+    told = typed(still.root, "prune", "--older-than", "30d")
+    assert (told.code, str(archive) in told.err) == (1, True)
     away.rename(archive)
     assert prune(still) == ["x"]
 

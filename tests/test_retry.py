@@ -101,10 +101,10 @@ def test_living(still: Still, kind: str) -> None:
 
 
 def test_all(still: Still) -> None:
-    """ALL means what could be meant: where nothing of mine has ended there is nothing to do."""
-    still.put("x")
-    assert typed(still.root, "retry", "ALL").code == 0
-    assert still.listed() == ["x"]
+    """ALL would be all that ever ended, and nobody means that."""
+    still.ended("x")
+    typed(still.root, "retry", "ALL").refused(USAGE, "name the jobs")
+    assert still.listed() == []
 
 
 @pytest.mark.parametrize("name", ["nope", "*.nope", "no\nsuch"])

@@ -109,7 +109,7 @@ def test_session(nodes: tuple[Live, Live]) -> None:
     assert (names[0], names[-1]) == (first, third)
     assert sorted(states) == ["cancelled", "cancelled", "done", "failed"]
     assert shell("pmjq history --state failed --json | wc -l").strip() == "1"
-    assert "attempt 1: cancelled" in shell(f"pmjq show {third}")
+    assert "earlier     attempt 1" in shell(f"pmjq show {third}")
 
 
 def test_mistakes(nodes: tuple[Live, Live]) -> None:

@@ -16,8 +16,8 @@ import pytest
 from live import PROJECT, Live, eventually
 from pmjq import Queue
 from pmjq.errors import NotFoundError
-from pmjq.seen import Seen
 from pmjq.queue import exit_code
+from pmjq.seen import Seen
 from pmjq.state import State
 from still import (
     FOR_EVER,
