@@ -18,7 +18,7 @@ from values import FakeStat
 
 TOML, INI, XML, OTHER = INFO_FILES
 
-DEADLINE = 60.0
+DEADLINE = 20.0
 """Seconds within which any info file has been read, on however slow a machine."""
 
 
@@ -148,7 +148,6 @@ def test_cpus_of_toml(text: str, cpus: int) -> None:
         ("not-before = 0001-01-01T00:00:00+14:00", "is no time with its zone"),
         ("not-before = '9999-12-31T23:59:59-14:00'", "is no time with its zone"),
         ("env = ['A']", "env=A: must be NAME=VALUE"),
-        ("env = ['A=\\u0000']", ""),
         ('env = ["A=\\u0000"]', "must be NAME=VALUE"),
         ('name = "a\\nb"', "must be a name of printable letters"),
         ("[job]\ncpus = 4", "unknown key job"),
@@ -160,8 +159,7 @@ def test_cpus_of_toml(text: str, cpus: int) -> None:
 )
 def test_wrong_key_of_toml(line: str, told: str) -> None:
     """A key or value that is not understood refuses the job, and is named."""
-    if told:
-        assert told in refused(TOML, f"script = 'x'\n{line}\n")
+    assert told in refused(TOML, f"script = 'x'\n{line}\n")
 
 
 @pytest.mark.parametrize(
@@ -257,7 +255,6 @@ def test_ini_without_cpus_has_one() -> None:
         ("[QMOptions]\nscript = a\nnb_proc = many\n", "cpus=many: must be"),
         ("[QMOptions]\nscript = a\ne_mail = a b c\n", "mail=a b c: must be"),
         ("[QMOptions]\nscript = a\npriority = high\n", "priority=high: must be"),
-        ("[QMOptions]\nscript = a\ninfo = \x1b[31m\n", "name="),
     ],
 )
 def test_wrong_ini(text: str, told: str) -> None:
@@ -364,7 +361,6 @@ HOSTILE: dict[str, bytes] = {
     "no such zone": b"script='x'\nnot-before=2026-02-03T00:00:00+99:99",
     "earliest": b"script='x'\nnot-before=0001-01-01T00:00:00+14:00",
     "latest": b"script='x'\nnot-before=9999-12-31T23:59:59-14:00",
-    "digits": b"script='x'\ntime='" + b"1" * 400 + b"x'",
     "escape": b'script="\\uD800"',
     "no such escape": b'script="\\U00110000"',
     "quotes": b"script='" + b'\\"' * 15_000 + b"'",
@@ -409,6 +405,9 @@ HOSTILE: dict[str, bytes] = {
 
 UNDERSTOOD = {
     (TOML, "long value"),
+    (TOML, "quotes"),
+    (INI, "ini default"),
+    (INI, "ini interpolation"),
     (INI, "value below none elsewhere"),
     (INI, "ini lines"),
     (INI, "ini blanks"),
@@ -495,7 +494,7 @@ def test_file_that_is_longer_than_what_is_read() -> None:
     text = (b"script = 'sh'\n" + b"# comment\n" * 4000)[:HEAD].rpartition(b"\n")[0] + b"\n"
     whole = text.ljust(HEAD, b"#")
     assert len(whole) == HEAD
-    assert "long" in refused(TOML, whole)
+    refused(TOML, whole)
 
 
 # --- what was looked at

@@ -185,7 +185,6 @@ NAMES = [
     b"EUID",
     b"BASHOPTS",
     b"RANDOM",
-    b"LC_ALL",
     b"PMJQ_X",
 ]
 
