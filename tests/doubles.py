@@ -306,6 +306,23 @@ class MemDisk(Disk):
         inode.synced = inode.data
         self._commit(inode.device)
 
+    def writable(self, path: str) -> bool:
+        stat = self.stat(path)
+        return stat is not None and modes.S_ISDIR(stat.st_mode) and path not in self.denied
+
+    def create(self, files: list[tuple[str, bytes, int]]) -> None:
+        for path, data, mode in files:
+            self.write(path, data, exclusive=True)
+            self._find(path).mode = modes.S_IFREG | mode
+        for path, _, _ in files:
+            self.sync(path)
+
+    def size(self, path: str) -> int:
+        return len(self.read(path) or b"")
+
+    def read_part(self, path: str, offset: int, size: int) -> bytes:
+        return (self.read(path) or b"")[offset : offset + size]
+
     def mkdir(self, path: str) -> None:
         parent, name = self._free(path)
         self._change((parent, name, self._make(parent, modes.S_IFDIR | 0o755)))
@@ -640,7 +657,7 @@ class How(StrEnum):
 
 CRASHES = (How.CRASH_BEFORE, How.CRASH_WITHIN, How.CRASH_AFTER)
 
-SEVERAL_CALLS = frozenset({"write", "write_at", "copy"})
+SEVERAL_CALLS = frozenset({"write", "write_at", "copy", "create"})
 """Operations of several calls: a kill comes between them, a full disk stops them half-way."""
 
 
@@ -728,6 +745,26 @@ class Faulty(Disk):
             lambda: self.disk.write_at(path, offset, data, create=create),
             path,
             half=half,
+        )
+
+    def writable(self, path: str) -> bool:
+        return self._do("writable", lambda: self.disk.writable(path), path)
+
+    def create(self, files: list[tuple[str, bytes, int]]) -> None:
+        def half() -> None:
+            whole = len(files) // 2
+            self.disk.create(files[:whole])
+            path, data, _ = files[whole]
+            self.disk.write(path, data[: len(data) // 2])
+
+        self._do("create", lambda: self.disk.create(files), files[0][0], half=half)
+
+    def size(self, path: str) -> int:
+        return self._gone(0, "size", lambda: self.disk.size(path), path)
+
+    def read_part(self, path: str, offset: int, size: int) -> bytes:
+        return self._gone(
+            b"", "read_part", lambda: self.disk.read_part(path, offset, size), path
         )
 
     def mkdir(self, path: str) -> None:

@@ -178,10 +178,13 @@ def test_directive_with_a_nul() -> None:
     refused(b"#!/bin/sh\n#PMJQ env=A=x\0y\n")
 
 
-def test_comments_that_are_longer_than_the_head() -> None:
-    """A directive that is not read is not asked for; who wrote it is to know."""
-    text = b"#!/bin/sh\n" + b"# licence\n" * 4000 + b"#PMJQ restartable\n"
-    refused(text[:HEAD])
+def test_directive_that_the_head_cuts() -> None:
+    """Half a line is no line: 16 CPUs are not 1."""
+    start = b"#!/bin/sh\n" + b"# licence\n" * 3000
+    cut = b"#PMJQ cpus=1"
+    text = start + b"#" * (HEAD - len(start) - len(cut) - 1) + b"\n" + cut + b"6\n"
+    verdict = spec(text[:HEAD])
+    assert isinstance(verdict, Refusal) or verdict.cpus != 1
 
 
 @pytest.mark.parametrize("mark", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
