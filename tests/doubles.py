@@ -763,9 +763,7 @@ class Faulty(Disk):
         return self._gone(0, "size", lambda: self.disk.size(path), path)
 
     def read_part(self, path: str, offset: int, size: int) -> bytes:
-        return self._gone(
-            b"", "read_part", lambda: self.disk.read_part(path, offset, size), path
-        )
+        return self._gone(b"", "read_part", lambda: self.disk.read_part(path, offset, size), path)
 
     def mkdir(self, path: str) -> None:
         self._do("mkdir", lambda: self.disk.mkdir(path), path)

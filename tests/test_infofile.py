@@ -110,7 +110,11 @@ def test_every_key_of_toml() -> None:
     tags = "x"
     """
     found = understood(TOML, text)
-    assert {key.field for key in KEYS.values() if getattr(found, key.field) == getattr(Spec(), key.field)} == set()
+    assert {
+        key.field
+        for key in KEYS.values()
+        if getattr(found, key.field) == getattr(Spec(), key.field)
+    } == set()
     assert (found.argv, found.cpus, found.env) == (("run",), 4, ("A=1", "B=x y"))
     assert (found.backoff, found.after, found.after_any) == (5400, ("a", "b"), ("c", "d"))
     assert (found.mail_on, found.grace, found.restartable) == (("end", "fail"), 5.5, True)

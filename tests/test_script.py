@@ -297,7 +297,7 @@ def test_text_can_be_read() -> None:
 @pytest.mark.parametrize("shell", SHELLS)
 def test_line_is_shell(shell: str, tmp_path: Path, program: Path) -> None:
     """A line of a batch is what a person would have typed."""
-    line = b"X=1; for i in a 'b c'; do set -- \"$@\" \"$i\"; done; " + (
+    line = b'X=1; for i in a \'b c\'; do set -- "$@" "$i"; done; ' + (
         os.fsencode(program) + b' "$@" "$V"'
     )
     text = script.line(line, os.fsencode(tmp_path), {b"V": b"$x\n"})
@@ -343,7 +343,16 @@ def test_words_stand_below_the_first_line(before: bytes, after: bytes) -> None:
 
 @pytest.mark.parametrize(
     "word",
-    ["name=it's", 'name="x"', "name=a#b", "name=a b", "name=$x", "name=\\", "env=A=' \" \\ #", "name=é"],
+    [
+        "name=it's",
+        'name="x"',
+        "name=a#b",
+        "name=a b",
+        "name=$x",
+        "name=\\",
+        "env=A=' \" \\ #",
+        "name=é",
+    ],
 )
 def test_words_are_read_back_as_they_were(word: str) -> None:
     """What is written is what the daemon reads."""

@@ -151,9 +151,7 @@ def test_hidden_names_in_the_tree_are_the_submissions() -> None:
 def test_refusal_of_the_file_system(number: int, kind: type[Exception], operation: str) -> None:
     """It ends with the code of its kind, and nothing is there that nobody heard of."""
     disk, told = spool(), list[str]()
-    faults = Faults(
-        2, How.FAIL, number, lasting=True, matching=lambda name, _: name == operation
-    )
+    faults = Faults(2, How.FAIL, number, lasting=True, matching=lambda name, _: name == operation)
     faults.at = 1 if operation != "rename_new" else 2
     with pytest.raises(kind) as caught:
         Submission(Faulty(disk, faults), ROOT).put(drafts(3), told.append)

@@ -239,9 +239,7 @@ def test_standard_input(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert by_hand(here).stdout == b"in\n"
 
 
-def test_standard_input_without_an_interpreter(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_standard_input_without_an_interpreter(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A text without #! is a shell script."""
     standard_input(monkeypatch, b"echo plain\n")
     assert main(["submit", "-n", "plain", "-"]) == 0
@@ -334,7 +332,9 @@ def test_batch_that_cannot_be_read(here: Path, capsys: Captured) -> None:
     assert "give no other" in refusal(here, capsys, USAGE, "--batch", "list", "true")
 
 
-@pytest.mark.parametrize("line", ["/a/b/../c x", "$(x) y", ". ./env", "'a b' c", "-x", "é", "x" * 999])
+@pytest.mark.parametrize(
+    "line", ["/a/b/../c x", "$(x) y", ". ./env", "'a b' c", "-x", "é", "x" * 999]
+)
 def test_name_of_a_line(line: str, here: Path) -> None:
     """Whatever a line begins with, its job has a name that can be typed."""
     (here / "list").write_text(f"{line}\n")
@@ -374,7 +374,8 @@ def test_array_with_a_limit(here: Path, capsys: Captured) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["a,b.sh", " a.sh", "a b.sh", "new\nline.sh", "tab\t.sh", "it's.sh", os.fsdecode(b"\xff.sh")]
+    "name",
+    ["a,b.sh", " a.sh", "a b.sh", "new\nline.sh", "tab\t.sh", "it's.sh", os.fsdecode(b"\xff.sh")],
 )
 def test_array_of_a_script_with_an_odd_name(name: str, here: Path, capfdbinary: Any) -> None:  # noqa: ANN401  # as pytest has it
     """Each waits for the one that is meant, whatever they are called, or it is refused."""
@@ -416,7 +417,18 @@ def test_limit_of_an_array_is_kept(tmp_path: Path, here: Path) -> None:
     command = f'mkdir "$$" && ls "{work}" | wc -l && sleep 0.1 && rmdir "$$"'
     with Live(tmp_path, "-j", "8") as live:
         code = main(
-            ["submit", "--directory", str(work), "-n", "a", "--array", "0-11%3", "sh", "-c", command]
+            [
+                "submit",
+                "--directory",
+                str(work),
+                "-n",
+                "a",
+                "--array",
+                "0-11%3",
+                "sh",
+                "-c",
+                command,
+            ]
         )
         assert code == 0
         eventually(lambda: len(live.filed()) == 12, within=60)
@@ -561,7 +573,10 @@ def test_env_all(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["submit", "--env-all", "--env", "ONE=3", "--env", "TWO=2", "env", "-0"]) == 0
     (name,) = spooled(here)
     done = subprocess.run(
-        [here.parent / "spool" / name], env={"PATH": "/usr/bin:/bin"}, capture_output=True, check=True
+        [here.parent / "spool" / name],
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        check=True,
     )
     found = dict(each.split(b"=", 1) for each in done.stdout.split(b"\0")[:-1])
     assert (found[b"ONE"], found[b"TWO"], found[b"odd.name"]) == (b"3", b"2", b"x")
@@ -730,7 +745,12 @@ def test_queue_submit(here: Path) -> None:
     """A program submits with the same words."""
     spool = Queue(here.parent / "spool")
     name = spool.submit(
-        ["printf", b"\xff"], name="x", cpus=2, after=["a", "b"], restartable=True, variables={"A": "1"}
+        ["printf", b"\xff"],
+        name="x",
+        cpus=2,
+        after=["a", "b"],
+        restartable=True,
+        variables={"A": "1"},
     )
     spec = asked_bytes(here, name)
     assert (spec.cpus, spec.after, spec.restartable) == (2, ("a", "b"), True)
@@ -896,7 +916,7 @@ def test_command_runs_where_it_was_submitted(live: Live, tmp_path: Path) -> None
     """A script and a command alike, in a directory of any printable name."""
     place = tmp_path / "it's a $place"
     place.mkdir()
-    script(place / "job.sh", "#!/bin/sh\npwd; echo \"$PWD\"; echo \"$A\"\n")
+    script(place / "job.sh", '#!/bin/sh\npwd; echo "$PWD"; echo "$A"\n')
     for words in (["./job.sh"], ["sh", "./job.sh"], ["-n", "x", "job.sh"]):
         done = run(live, "--env", "A=a 'b'", "--follow", *words, cwd=place)
         assert done.stdout.decode() == f"{place}\n{place}\na 'b'\n"
