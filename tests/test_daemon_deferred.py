@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -36,6 +37,12 @@ def pass_by(live: Live, name: str) -> None:
 def aside(live: Live, name: str, told: str, within: float = 20.0) -> None:
     """Wait until a node says why an entry does not run."""
     eventually(lambda: told in live.node().get("aside", {}).get(name, ""), within=within, what=told)
+
+
+def back(live: Live, name: str) -> None:
+    """Wait until a job is back in the queue, for its next attempt."""
+    path = live.spool / ".pmjq" / "again" / name
+    eventually(path.exists, what=f"{name} is back")
 
 
 def opened(gate: object) -> None:
@@ -100,7 +107,9 @@ def test_signal_is_a_failure(live: Live) -> None:
 
 def times(filed: Filed) -> list[tuple[datetime, datetime]]:
     """Return when each attempt of a job began and ended."""
-    found = [(one.started, one.ended) for one in (*filed.record.earlier, filed.record)]
+    found: list[tuple[datetime | None, datetime | None]]
+    found = [(one.started, one.ended) for one in filed.record.earlier]
+    found.append((filed.record.started, filed.record.ended))
     assert all(one and other for one, other in found)
     return [(one, other) for one, other in found if one and other]
 
@@ -111,8 +120,7 @@ def test_pause_is_kept(live: Live) -> None:
     filed = live.ended("paused", within=60)
     spans = times(filed)
     pauses = [
-        (later[0] - earlier[1]).total_seconds()
-        for earlier, later in zip(spans, spans[1:], strict=False)
+        (later[0] - earlier[1]).total_seconds() for earlier, later in itertools.pairwise(spans)
     ]
     assert len(pauses) == 3
     assert [pause >= least for pause, least in zip(pauses, (0.39, 0.79, 1.59), strict=True)] == [
@@ -139,7 +147,7 @@ def test_cancelled_job_is_not_tried_again(live: Live) -> None:
     live.drop("cancel-runs", job("retries=3 backoff=0", live.side_effect("runs") + gate.wait))
     eventually(lambda: live.runs("runs"))
     live.drop("cancel-waits", job("retries=3 backoff=600", "exit 1\n"))
-    aside(live, "cancel-waits", "attempt 2 not before")
+    back(live, "cancel-waits")
     answers = Queue(live.spool).cancel(["cancel-runs", "cancel-waits"])
     assert [one.done for one in answers] == [True, True]
     for name in ("cancel-runs", "cancel-waits"):
@@ -148,9 +156,9 @@ def test_cancelled_job_is_not_tried_again(live: Live) -> None:
 
 
 def test_retry_that_waits_can_be_held(live: Live) -> None:
-    """hold keeps it back beyond its pause; release lets it go on where it was."""
+    """Hold keeps it back beyond its pause; release lets it go on where it was."""
     live.drop("held-retry", job("retries=1 backoff=2", "[ $PMJQ_ATTEMPT = 2 ]\n"))
-    aside(live, "held-retry", "attempt 2 not before")
+    back(live, "held-retry")
     assert Queue(live.spool).hold(["held-retry"])[0].done
     aside(live, "held-retry", "not executable")
     assert Queue(live.spool).release(["held-retry"])[0].done
@@ -163,10 +171,10 @@ def test_daemon_that_is_killed_between_attempts(tmp_path: Path) -> None:
     with Live(tmp_path) as live:
         text = live.side_effect("job") + "echo try $PMJQ_ATTEMPT\nexit 1\n"
         live.drop("job", job("retries=2 backoff=3", text))
-        aside(live, "job", "attempt 2 not before")
+        back(live, "job")
         live.kill()
         live.start()
-        aside(live, "job", "attempt 2 not before")
+        back(live, "job")
         filed = live.ended("job", within=60)
         assert live.runs("job") == 3
         assert [one.attempt for one in filed.record.earlier] == [1, 2]
@@ -205,7 +213,7 @@ def test_another_node_takes_up_a_retry(tmp_path: Path) -> None:
     ):
         text = "echo try $PMJQ_ATTEMPT on $PMJQ_NODE\n[ $PMJQ_ATTEMPT = 2 ]\n"
         first.drop("job", job("retries=1 backoff=2", text))
-        aside(first, "job", "attempt 2 not before")
+        back(first, "job")
         assert first.stop() == 0
         assert second.stop() == 0
         second.options = (*second.options, "-j", "2")
@@ -229,12 +237,22 @@ def test_pause_that_no_calendar_has(backoff: str, tmp_path: Path) -> None:
         assert live.events("turn.failed") == []
 
 
+def test_listed_with_its_reason(live: Live) -> None:
+    """Until then a person reads which attempt it is, when it comes, and what was wrong."""
+    live.drop("listed", job("retries=1 backoff=600", "exit 7\n"))
+    aside(live, "listed", "attempt 2 not before 20")
+    (seen,) = Queue(live.spool).show("listed")
+    assert (seen.state, seen.attempt) == (State.QUEUED, 2)
+    assert "7" in seen.reason.partition("Z: ")[2]
+    assert [one.exit_code for one in seen.earlier] == [7]
+
+
 # --- a time
 
 
 def test_not_before(live: Live) -> None:
     """It is not started before its time, and soon after."""
-    when = datetime.now(UTC) + timedelta(seconds=3)
+    when = datetime.now(UTC) + timedelta(seconds=15)
     live.drop("later", job(f"not-before={when:%Y-%m-%dT%H:%M:%S.%f}Z"))
     aside(live, "later", "not before 20")
     filed = live.ended("later", within=60)
@@ -276,7 +294,7 @@ def test_after(word: str, live: Live) -> None:
 
 
 def test_after_one_that_fails(live: Live) -> None:
-    """after never comes true: cancelled, with the reason; after-any does not mind."""
+    """What after asks for never comes true: cancelled, with the reason; after-any does not mind."""
     live.drop("bad", "exit 3\n")
     live.ended("bad")
     live.drop("after-bad", job("after=bad"))
@@ -449,10 +467,8 @@ def test_waits_for_a_job_of_another_node(tmp_path: Path) -> None:
     ):
         for number in range(8):
             first.drop(f"job{number}", job(f"after=job{number - 1}") if number else "true\n")
-        filed = eventually(
-            lambda: found if len(found := [*first.filed(), *second.filed()]) == 8 else None,
-            within=90,
-        )
+        eventually(lambda: len([*first.filed(), *second.filed()]) == 8, within=90)
+        filed = [*first.filed(), *second.filed()]
         records = sorted((one.record for one in filed), key=lambda one: one.name)
         assert {one.state for one in records} == {State.DONE}
         assert sorted(records, key=lambda one: one.ended) == records

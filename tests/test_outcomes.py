@@ -199,7 +199,7 @@ def test_jobs_that_wait_for_each_other(
     for name, other in zip(names, [*names[1:], names[0]], strict=True):
         disk.put(f"{ROOT}/{name}", f"#!/bin/sh\n#PMJQ {word}={other}\n".encode())
     others = [*names[1:], names[0]]
-    asked = [Spec(**{word.replace("-", "_"): (other,)}) for other in others]
+    asked = [after(other) if word == "after" else after_any(other) for other in others]
     verdicts = [found.verdict(name, spec) for name, spec in zip(names, asked, strict=True)]
     assert any(verdict.never for verdict in verdicts), verdicts
 

@@ -112,9 +112,9 @@ def run(text: bytes, tmp_path: Path, *, shell: str = "sh") -> Shown:
     path = tmp_path / "script"
     path.write_bytes(text)
     path.chmod(0o755)
-    command = [shell, "sh", path] if shell == "busybox" else [shell, path]
+    command = [shell, "sh", str(path)] if shell == "busybox" else [shell, str(path)]
     done = subprocess.run(
-        command if shell != "sh" else [path],
+        command if shell != "sh" else [str(path)],
         env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/"},
         cwd="/",
         stdin=subprocess.DEVNULL,

@@ -110,7 +110,12 @@ def test_tree_that_cannot_be_used(case: str) -> None:
     elif case == "tree without tmp":
         disk.rmdir(TMP)
     renamed: list[str] = []
-    faults = Faults(matching=lambda operation, paths: bool(renamed.extend(paths)))
+
+    def seen(_: str, paths: tuple[str, ...]) -> bool:
+        renamed.extend(paths)
+        return False
+
+    faults = Faults(matching=seen)
     Submission(Faulty(disk, faults), ROOT).put(drafts(2), lambda _: None)
     hidden = [path for path in renamed if path.startswith(f"{ROOT}/.pmjq-submit.")]
     assert hidden
@@ -350,8 +355,8 @@ def test_numbers(text: str, expected: tuple[list[int], int | None]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "-", "a", "1-", "-1", "1,", ",1", "1,,2", "3-1", "0-9:0", "0-9:", "0-9:-1", "1-2-3", "1:2:3",
-     "0-3%", "0-3%0", "0-3%-1", "0-3%x", "%2", "0-3%2%3", "1.5", " 1", "1 - 3", "1e3", "0x10",
+    ["", "-", "a", "1-", "-1", "1,", ",1", "1,,2", "3-1", "0-9:0", "0-9:", "0-9:-1", "1-2-3",
+     "1:2:3", "0-3%", "0-3%0", "0-3%-1", "0-3%x", "%2", "0-3%2%3", "1.5", " 1", "1 - 3", "1e3", "0x10",
      "999999999", "0-999999999", "+1", "²"],
 )  # fmt: skip
 def test_wrong_numbers(text: str) -> None:

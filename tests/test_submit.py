@@ -897,12 +897,15 @@ def test_wait_for_an_array_tells_of_any_failure(live: Live) -> None:
 
 def test_directives_are_in_the_record(live: Live) -> None:
     """What was asked for stands in the record as it was written."""
-    given = [word for name, (value, word) in OPTIONS.items() if word and not name.startswith("after")
-             for word in ([f"--{name}"] if value is None else [f"--{name}", value])]  # fmt: skip
+    options = {name: one for name, one in OPTIONS.items() if one[1] and "after" not in name}
+    given = [
+        word
+        for name, (value, _) in options.items()
+        for word in ((f"--{name}",) if value is None else (f"--{name}", value))
+    ]
     done = run(live, *given, "true")
     record = live.ended(done.stdout.decode().strip()).record
-    words = [word for name, (_, word) in OPTIONS.items() if word and not name.startswith("after")]
-    assert sorted(record.directives) == sorted(words)
+    assert sorted(record.directives) == sorted(str(word) for _, word in options.values())
 
 
 @pytest.mark.parametrize("argument", [b"", b"a b", b"'\"$x`", b"\xff", b"\n", b"-n", b"*"])
