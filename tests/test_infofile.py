@@ -73,9 +73,11 @@ def test_without_a_script(text: str) -> None:
 
 @pytest.mark.parametrize(
     "script",
-    ["5", "true", "1.5", "{a = 1}", "2026-01-01", '[""]', "[1]", '["a", 5]', '[["a"]]', '[{a = 1}]',
-     '["a\\u0000b"]', '"a\\u0000b"', "\"a 'b\"", "'a\\'"],
-)  # fmt: skip
+    [
+        *("5", "true", "1.5", "{a = 1}", "2026-01-01", '[""]', "[1]", '["a", 5]', '[["a"]]'),
+        *("[{a = 1}]", '["a\\u0000b"]', '"a\\u0000b"', '"a \'b"', "'a\\'"),
+    ],
+)
 def test_script_that_is_none(script: str) -> None:
     """What is neither text nor a list of texts, or cannot be split, is refused."""
     assert refused(TOML, f"script = {script}\n")
@@ -271,7 +273,7 @@ def test_wrong_ini(text: str, told: str) -> None:
     "text",
     [
         "<a><script>sh run.sh</script><nb_proc>4</nb_proc></a>",
-        '<?xml version="1.0" encoding="UTF-8"?>\n<a><script value="sh run.sh"/><nb_proc value="4">7</nb_proc></a>',
+        '<?xml version="1.0"?>\n<a><script value="sh run.sh"/><nb_proc value="4">7</nb_proc></a>',
         "\ufeff<a><b><script>\n sh run.sh\n</script></b><c><nb_proc>4</nb_proc></c></a>",
         "<a><!-- c --><script>sh <![CDATA[run.sh]]></script><nb_proc>4</nb_proc><?pi x?></a>",
         "<a><script>s&#104; run.sh</script><nb_proc>4</nb_proc><size>&lt;</size></a>",
@@ -433,6 +435,13 @@ def test_hostile_file_is_refused(name: str, case: str) -> None:
     assert verdict.reason.isprintable()
 
 
+PARTS = [
+    *(bytes([each]) for each in b"\n []='\"<>&\0\xff{}.,#-"),
+    *(b"9999", b"\n ", b"+14:00", b"0001-01-01", b"\\u0000"),
+]
+"""What a good file is spoiled with."""
+
+
 @pytest.mark.parametrize("name", INFO_FILES)
 @pytest.mark.parametrize("seed", range(5))
 def test_any_bytes_have_an_answer(name: str, seed: int) -> None:
@@ -447,10 +456,7 @@ def test_any_bytes_have_an_answer(name: str, seed: int) -> None:
         text = bytearray(chance.choice(good))
         for _ in range(chance.randrange(1, 6)):
             at = chance.randrange(len(text) + 1)
-            part = chance.choice(
-                [b"9999", b"\n", b" ", b"[", b"]", b"=", b"'", b'"', b"<", b">", b"&", b"\0", b"\xff",
-                 b"{", b"}", b".", b",", b"\n ", b"#", b"-", b"+14:00", b"0001-01-01", b"\\u0000"]
-            )  # fmt: skip
+            part = chance.choice(PARTS)
             text[at : at + chance.choice([0, 0, 1, 5, 20])] = part
         verdict = spec(name, bytes(text))
         assert isinstance(verdict, Spec | Refusal)
