@@ -42,7 +42,7 @@ def aside(live: Live, name: str, told: str, within: float = 20.0) -> None:
 def back(live: Live, name: str) -> None:
     """Wait until a job is back in the queue, for its next attempt."""
     path = live.spool / ".pmjq" / "again" / name
-    eventually(path.exists, what=f"{name} is back")
+    eventually(lambda: path.exists() and name in live.spooled(), what=f"{name} is back")
 
 
 def opened(gate: object) -> None:
