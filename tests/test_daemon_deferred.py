@@ -283,7 +283,7 @@ def test_far_future_can_be_withdrawn(live: Live) -> None:
 def test_after(word: str, live: Live) -> None:
     """It waits while the other runs, and starts when that is done."""
     gate = live.gate(word)
-    live.drop(f"{word}-1", gate.wait)
+    live.drop(f"{word}-1", f"{gate.wait}true\n")
     live.drop(f"{word}-2", job(f"{word}={word}-1"))
     aside(live, f"{word}-2", f"after {word}-1, which has not ended")
     opened(gate)
@@ -329,7 +329,7 @@ def test_chain(live: Live) -> None:
 def test_after_by_id(live: Live) -> None:
     """A job that runs has an id, which stays when its name is another's."""
     gate = live.gate("by-id")
-    live.drop("by-id", live.side_effect("by-id") + gate.wait)
+    live.drop("by-id", f"{live.side_effect('by-id')}{gate.wait}true\n")
     eventually(lambda: live.runs("by-id"))
     (seen,) = eventually(lambda: [one for one in Queue(live.spool).show("by-id") if one.id])
     live.drop("after-id", job(f"after={seen.id}"))
@@ -447,7 +447,7 @@ def test_waiting_outlives_the_daemon(tmp_path: Path) -> None:
     """What ended while no daemon ran, or before, is known to the next."""
     with Live(tmp_path) as live:
         gate = live.gate("first")
-        live.drop("first", live.side_effect("first") + gate.wait)
+        live.drop("first", f"{live.side_effect('first')}{gate.wait}true\n")
         eventually(lambda: live.runs("first"))
         live.drop("second", job("after=first"))
         aside(live, "second", "after first")
