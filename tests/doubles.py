@@ -27,7 +27,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import partial
 from typing import TypeVar
 
 from pmjq.directives import HEAD
@@ -320,15 +319,16 @@ class MemDisk(Disk):
         inode.synced = inode.data
         self._commit(inode.device)
 
+    def writable(self, path: str) -> bool:
+        stat = self.stat(path)
+        return stat is not None and modes.S_ISDIR(stat.st_mode) and path not in self.denied
+
     def create(self, files: list[tuple[str, bytes, int]]) -> None:
         for path, data, mode in files:
-            if self.stat(path) is not None:
-                raise _error(errno.EEXIST, path)
             self.write(path, data, exclusive=True)
-            inode = self._find(path)
-            inode.mode = modes.S_IFREG | mode
-            inode.synced = inode.data
-            self._commit(inode.device)
+            self._find(path).mode = modes.S_IFREG | mode
+        for path, _, _ in files:
+            self.sync(path)
 
     def size(self, path: str) -> int:
         return len(self.read(path) or b"")
@@ -343,10 +343,6 @@ class MemDisk(Disk):
     def touch(self, path: str) -> None:
         inode = self._find(path)
         inode.mtime = inode.ctime = self._at()
-
-    def writable(self, path: str) -> bool:
-        inode = self.inode(path)
-        return inode is not None and bool(inode.mode & modes.S_IWUSR)
 
     def mkdir(self, path: str) -> None:
         parent, name = self._free(path)
@@ -682,7 +678,7 @@ class How(StrEnum):
 
 CRASHES = (How.CRASH_BEFORE, How.CRASH_WITHIN, How.CRASH_AFTER)
 
-SEVERAL_CALLS = frozenset({"write", "write_at", "copy"})
+SEVERAL_CALLS = frozenset({"write", "write_at", "copy", "create"})
 """Operations of several calls: a kill comes between them, a full disk stops them half-way."""
 
 
@@ -772,30 +768,29 @@ class Faulty(Disk):
             half=half,
         )
 
+    def writable(self, path: str) -> bool:
+        return self._do("writable", lambda: self.disk.writable(path), path)
+
     def create(self, files: list[tuple[str, bytes, int]]) -> None:
-        for one in files:
+        def half() -> None:
+            whole = len(files) // 2
+            self.disk.create(files[:whole])
+            path, data, _ = files[whole]
+            self.disk.write(path, data[: len(data) // 2])
 
-            def half(one: tuple[str, bytes, int] = one) -> None:
-                path, data, mode = one
-                self.disk.create([(path, data[: len(data) // 2], mode)])
-
-            self._do("create", lambda one=one: self.disk.create([one]), one[0], half=half)  # type: ignore[misc]  # bound
+        self._do("create", lambda: self.disk.create(files), files[0][0], half=half)
 
     def size(self, path: str) -> int:
         return self._gone(0, "size", lambda: self.disk.size(path), path)
 
     def read_part(self, path: str, offset: int, size: int) -> bytes:
-        call = partial(self.disk.read_part, path, offset, size)
-        return self._gone(b"", "read_part", call, path)
+        return self._gone(b"", "read_part", lambda: self.disk.read_part(path, offset, size), path)
 
     def stats(self, path: str) -> Iterator[tuple[str, os.stat_result]]:
         return self._do("stats", lambda: self.disk.stats(path), path)
 
     def touch(self, path: str) -> None:
         self._do("touch", lambda: self.disk.touch(path), path)
-
-    def writable(self, path: str) -> bool:
-        return self.disk.writable(path)
 
     def mkdir(self, path: str) -> None:
         self._do("mkdir", lambda: self.disk.mkdir(path), path)

@@ -314,10 +314,12 @@ class Live:
     def leftovers(self) -> list[str]:
         """Return what lies in the spool's own tree besides what a spool at rest has."""
         own = self.spool / ".pmjq"
-        kept = {"spool.json", "events", "done", "job", "ended", "node", "tmp", "again", "tried"}
+        listed = ("job", "ended", "tmp", "node", "again", "tried")
+        kept = {"spool.json", "events", "done", *listed}
         found = [name for name in os.listdir(own) if name not in kept]
-        for name in ("job", "ended", "tmp", "node", "again", "tried"):
-            found += [f"{name}/{entry}" for entry in os.listdir(own / name)]
+        for name in listed:
+            if (own / name).exists():
+                found += [f"{name}/{entry}" for entry in os.listdir(own / name)]
         return found
 
 

@@ -108,25 +108,85 @@ def test_any_bytes_have_an_answer(head: bytes) -> None:
         (b"#PMJQ\trestartable", ("restartable",)),
         (b"  #PMJQ restartable  \n", ("restartable",)),
         (b"#PMJQ restartable\r\n", ("restartable",)),
-        (b"# about\n\n#PMJQ a b\n# more\n#PMJQ c\n", ("a", "b", "c")),
-        (b"#PMJQ mail=ann\xff\n", ("mail=ann\ufffd",)),
+        (b"# PMJQ\trestartable=yes\n", ("restartable=yes",)),
+        (b"#  PMJQ restartable\n", ("restartable",)),
+        (b"#\tPMJQ restartable\n", ("restartable",)),
         (b"#PMJQ\n#PMJQ  \n", ()),
         (b"#PMJQrestartable\n", ()),
         (b"#pmjq restartable\n", ()),
         (b"##PMJQ restartable\n", ()),
-        (b"#  PMJQ restartable\n", ()),
+        (b"# PMJQ runs this\n", ()),
+        (b"# PMJQ restartables are those\n", ()),
         (b"# see #PMJQ restartable\n", ()),
         (b"echo\n#PMJQ restartable\n", ()),
-        (b"#PMJQ a\necho\n#PMJQ restartable\n", ("a",)),
+        (b"#!x\necho\n#PMJQ restartable\n", ()),
         (b"x='\n#PMJQ restartable'\n", ()),
     ],
 )
 def test_directives_stand_in_the_leading_comments(text: bytes, words: tuple[str, ...]) -> None:
     """The words of ``#PMJQ`` lines count up to the first line of code, with ``#!`` or without."""
-    restartable = "restartable" in words
+    restartable = bool(words)
     assert spec(b"#!/bin/sh\n" + text) == Spec(directives=words, restartable=restartable)
     shell = msgspec.structs.replace(SHELL, directives=words, restartable=restartable)
     assert spec(b"\n" + text) == shell
+
+
+def test_directives_of_several_lines() -> None:
+    """All lines count, with any comments between them: the later replaces, or adds."""
+    text = (
+        b"#!/bin/sh\n# about\n\n#PMJQ cpus=2 tags=a\n# more\n#PMJQ cpus=4 'tags=b c' mail=ann\xff\n"
+    )
+    assert spec(text) == Spec(
+        directives=("cpus=2", "tags=a", "cpus=4", "tags=b c", "mail=ann\ufffd"),
+        cpus=4,
+        tags=("a", "b c"),
+        mail=("ann\ufffd",),
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("#PMJQ cpu=4", "unknown key cpu; did you mean cpus?"),
+        ("#PMJQ xyzzy", "unknown key xyzzy; known are name directory"),
+        ("#PMJQ cpus=4 please", "unknown key please"),
+        ("#PMJQ cpus=many", "cpus=many: must be a whole number from 1 on, or all"),
+        ("#PMJQ cpus", "cpus wants a value: cpus=N|all"),
+        ("#PMJQ cpus = 4", "cpus wants a value"),
+        ("# PMJQ cpus=many", "cpus=many: must be"),
+        ("# PMJQ name it so", "name wants a value"),
+        ("#PMJQ name='it", "no closing quotation; mend it"),
+        ("#PMJQ name=it\\", "no escaped character; mend it"),
+        ("#PMJQ restartable=maybe", "restartable=maybe: must be yes or no"),
+        ("#PMJQ not-before=0001-01-01T00:00:00+14:00", "is no time with its zone"),
+    ],
+)
+def test_directive_that_is_not_understood_refuses_the_job(line: str, told: str) -> None:
+    """It would be asked for in vain; the line is named by its number and as it stands."""
+    for head, number in (("#!/bin/sh\n", 2), ("#!/bin/sh\n# a\n#PMJQ nice=1\n", 4), ("", 1)):
+        reason = refused(f"{head}  {line}  \necho\n".encode())
+        assert reason.startswith(f"line {number}: {line}: ")
+        assert told in reason
+
+
+@pytest.mark.parametrize("line", ["#PMJQ \x1b[31m=1", "#PMJQ name=\x1b]0;x\x07", "#PMJQ a\x0bb"])
+def test_refusal_is_one_printable_line(line: str) -> None:
+    """What stands in a job does not work on the terminal of who reads why it was refused."""
+    assert refused(f"#!/bin/sh\n{line}\n".encode()).isprintable()
+
+
+def test_directive_with_a_nul() -> None:
+    """No variable can hold a NUL: it would be the daemon that stumbles over it."""
+    refused(b"#!/bin/sh\n#PMJQ env=A=x\0y\n")
+
+
+def test_directive_that_the_head_cuts() -> None:
+    """Half a line is no line: 16 CPUs are not 1."""
+    start = b"#!/bin/sh\n" + b"# licence\n" * 3000
+    cut = b"#PMJQ cpus=1"
+    text = start + b"#" * (HEAD - len(start) - len(cut) - 1) + b"\n" + cut + b"6\n"
+    verdict = spec(text[:HEAD])
+    assert isinstance(verdict, Refusal) or verdict.cpus != 1
 
 
 @pytest.mark.parametrize("mark", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
