@@ -168,7 +168,10 @@ class Act:
             argv = [self._program(work, spec.argv[0], environment["PATH"]), *spec.argv[1:]]
         else:
             argv = ["/bin/sh", places.executable] if spec.shell else [places.executable]
-        if spec.directory:
+        if spec.directory and self._is_directory(spec.directory):
+            work = environment["PWD"] = spec.directory
+        elif spec.directory:
+            # The job says by itself what is wrong with it.
             argv = ["/bin/sh", "-c", 'cd -- "$0" && exec "$@"', spec.directory, *argv]
         return Order(
             (attempt.id, attempt.attempt),
@@ -179,6 +182,13 @@ class Act:
             places.status,
             environment,
         )
+
+    def _is_directory(self, path: str) -> bool:
+        try:
+            stat = self.outside.spool.disk.stat(path)
+        except OSError:
+            return False
+        return stat is not None and ready.is_directory(stat)
 
     def _program(self, directory: str, word: str, path: str) -> str:
         """Return the path of a directory job's program: in the directory, else on PATH."""

@@ -24,6 +24,8 @@ HEAD = 32 * 1024
 INTERPRETER_LINE = 255
 """Longest ``#!`` line: the kernel cuts a longer one and starts it with a wrong argument."""
 
+LONGEST_REASON = 1000
+
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _NOT_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
@@ -54,11 +56,21 @@ _MACHINES = {
 class Refusal:
     """Say why an entry can never be run, and what to do about it.
 
-    ``cancels``: it could be, but what it waits for did not come true.
+    ``cancels``: it could be, but what it waits for did not come true. The reason is one line that
+    works on no terminal, whatever of the job's text is in it.
     """
 
     reason: str
     cancels: bool = False
+
+    def __post_init__(self) -> None:
+        """Escape what is not printable, and shorten what is too long."""
+        if not self.reason.isprintable() or len(self.reason) > LONGEST_REASON:
+            text = "".join(
+                each if each.isprintable() else ascii(each)[1:-1]
+                for each in self.reason[:LONGEST_REASON]
+            )
+            object.__setattr__(self, "reason", text)
 
 
 def spec(head: bytes) -> Spec | Refusal:
@@ -174,6 +186,9 @@ def _with_directives(head: bytes, *, shell: bool) -> Spec | Refusal:
             return Refusal(f"line {number}: {text}: {given.reason}")
         words += here
         found = keys.joined(found, given)
+    else:
+        if len(head) >= HEAD:
+            return Refusal(f"its first comments are longer than {HEAD} bytes; shorten them")
     return Spec(shell=shell, directives=tuple(words), **found)
 
 

@@ -384,7 +384,7 @@ def _look_inside(path: str, stat: os.stat_result) -> Look:
             continue
         try:
             if modes.S_ISREG(os.fstat(fd).st_mode):
-                return Look(stat, None, None, (name, os.pread(fd, HEAD, 0)), _inside(path))
+                return Look(stat, None, None, (name, os.pread(fd, HEAD + 1, 0)), _inside(path))
         finally:
             os.close(fd)
     return Look(stat, None, None)

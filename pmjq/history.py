@@ -113,7 +113,7 @@ class News:
         self._read: dict[str, int] = {}
         self._rest: dict[str, bytes] = {}
         for name in self._names():
-            self._read[name] = spool.disk.size(self._path(name))
+            self._read[name] = self._end(name)
 
     def events(self) -> list[Event]:
         """Return what has come since the last call, in order within each life."""
@@ -135,6 +135,15 @@ class News:
                 if event is not None:
                     found.append(event)
         return list(found)
+
+    def _end(self, name: str) -> int:
+        """Return where the last whole line of a file ends: another may just be being written."""
+        disk, path = self._spool.disk, self._path(name)
+        size = disk.size(path)
+        if not size or disk.read_part(path, size - 1, 1) == b"\n":
+            return size
+        begin = max(0, size - BLOCK)
+        return begin + disk.read_part(path, begin, size - begin).rfind(b"\n") + 1
 
     def _names(self) -> list[str]:
         names = self._spool.disk.names(f"{self._spool.own}/events")

@@ -15,6 +15,7 @@ import configparser
 import re
 import shlex
 import tomllib
+from datetime import date, time
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
@@ -49,11 +50,13 @@ class UnreadableError(ValueError):
 
 def spec(name: str, text: bytes) -> Spec | Refusal:
     """Return how to run a directory whose info file has this name and content."""
+    if len(text) > directives.HEAD:
+        return Refusal(f"{name}: is longer than {directives.HEAD} bytes; shorten it")
     try:
         decoded = text.decode("utf-8-sig")
         found = _toml(decoded) if name.endswith(".toml") else dict(_queue_manager(name, decoded))
         return _spec(name, found)
-    except (ValueError, configparser.Error, ET.ParseError, RecursionError) as error:
+    except Exception as error:  # noqa: BLE001  # nothing that a job brings may stop the daemon
         return Refusal(f"{name}: cannot be understood: {_one_line(str(error))}; mend it")
 
 
@@ -136,11 +139,26 @@ def _xml(text: str) -> Iterator[tuple[str, str]]:
 def _words(key: str, value: Any) -> list[str]:  # noqa: ANN401  # as TOML has it
     """Return a key and its value as directives have them."""
     key = {"nb_proc": "cpus"}.get(key, key).replace("_", "-")
-    if isinstance(value, bool):
-        return [f"{key}={'yes' if value else 'no'}"]
+    known = keys.KEYS.get(key)
+    if known is None:
+        # Whatever it is: it is refused by its name.
+        return [key]
     if isinstance(value, list):
-        return [f"{key}={one}" for one in value]
-    return [f"{key}={value.isoformat() if hasattr(value, 'isoformat') else value}"]
+        if not known.adds:
+            raise UnreadableError(f"{key} must be one value, not a list")
+        return [f"{key}={_text(key, one)}" for one in value]
+    return [f"{key}={_text(key, value)}"]
+
+
+def _text(key: str, value: object) -> str:
+    """Return a value as directives have it; ValueError for one of another type."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise UnreadableError(f"{key} must be text or a number")
 
 
 def _one_line(text: str) -> str:

@@ -23,18 +23,24 @@ ALL_CPUS = -1
 MOST = 2**53
 """The largest number that every reader of JSON has exactly."""
 
+LONGEST = 100 * 365 * 86400.0
+"""Seconds of the longest duration: what comes after it is still in the calendar."""
+
 MOST_RETRIES = 1000
 MOST_PRIORITY = 1_000_000
+LONGEST_NAME = 255
 NICEST = 19
 
 MAIL_ON = ("begin", "end", "fail")
 
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40, "p": 2**50}
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(?:i?b)?", re.IGNORECASE)
-_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.IGNORECASE)
-_DURATION = re.compile(rf"(?:{_PART.pattern})+", re.IGNORECASE)
-_CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?")
+_NUMBER = r"\d{1,16}(?:\.\d{1,9})?"
+_SIZE = re.compile(rf"({_NUMBER})\s*([kmgtp]?)(?:i?b)?", re.IGNORECASE)
+_PART = re.compile(rf"({_NUMBER})\s*([smhdw]?)", re.IGNORECASE)
+# Only the last may be without its unit: each text can be read in one way, so it is read quickly.
+_DURATION = re.compile(rf"(?:{_NUMBER}\s*[smhdw]\s*)*(?:{_NUMBER}\s*[smhdw]?)", re.IGNORECASE)
+_CLOCK = re.compile(r"(?:(\d{1,9})-)?(\d{1,9}):(\d\d)(?::(\d\d))?")
 _ADDRESS = re.compile(r"[^\s,;@<>]+(@[^\s,;@<>]+)?")
 
 
@@ -104,7 +110,7 @@ def size(text: str) -> int:
     """Return a number of bytes: 512M, 4G, 1.5T; binary multiples. ValueError if it is none."""
     match = _SIZE.fullmatch(text.strip())
     count = float(match[1]) * _UNITS[match[2].lower()] if match else -1.0
-    if not 0 < count <= MOST:
+    if not 1 <= count <= MOST:
         raise ValueError("is no size; write bytes or K, M, G, T, for instance 4G")
     return int(count)
 
@@ -119,9 +125,12 @@ def duration(text: str) -> float:
         total = sum(float(n) * _SECONDS[unit.lower()] for n, unit in _PART.findall(text))
     else:
         total = -1.0
-    if not 0 <= total <= MOST:
+    if not 0 <= total <= LONGEST:
         raise ValueError("is no duration; write for instance 90s, 10m, 1h30m or 2-12:00:00")
     return total
+
+
+_NO_TIME = "is no time with its zone; write for instance 2026-12-24T18:00:00Z"
 
 
 def moment(text: str) -> datetime:
@@ -131,14 +140,17 @@ def moment(text: str) -> datetime:
     except ValueError:
         when = None
     if when is None or when.tzinfo is None:
-        raise ValueError("is no time with its zone; write for instance 2026-12-24T18:00:00Z")
-    return when.astimezone(UTC)
+        raise ValueError(_NO_TIME)
+    try:
+        return when.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(_NO_TIME) from None
 
 
 def _instead(name: str) -> str:
     import difflib  # noqa: PLC0415  # for a sentence only
 
-    close = difflib.get_close_matches(name, KEYS, n=1)
+    close = difflib.get_close_matches(name, KEYS, n=1, cutoff=0.75)
     return f"; did you mean {close[0]}?" if close else f"; known are {' '.join(KEYS)}"
 
 
@@ -179,15 +191,24 @@ def _path(text: str) -> str:
 
 def _variable(text: str) -> tuple[str, ...]:
     name, equals, _ = text.partition("=")
-    if not equals or not name.isprintable() or not name:
+    if not equals or not name.isprintable() or not name or "\0" in text:
         raise ValueError("must be NAME=VALUE")
     return (text,)
 
 
 def _list(text: str) -> tuple[str, ...]:
     parts = tuple(part.strip() for part in text.split(","))
-    if not all(parts):
+    if not all(parts) or "\0" in text:
         raise ValueError("must be names with commas between them")
+    return parts
+
+
+def _jobs(text: str) -> tuple[str, ...]:
+    parts = _list(text)
+    for part in parts:
+        size = len(part.encode("utf-8", "surrogateescape"))
+        if "/" in part or part in (".", "..") or size > LONGEST_NAME:
+            raise ValueError("must be names or ids of jobs with commas between them")
     return parts
 
 
@@ -221,8 +242,8 @@ KEYS: dict[str, Key] = {
         Key("restartable", _yes, "yes|no", "may run again after an interruption"),
         Key("retries", _whole(0, MOST_RETRIES), "N", "how often it is tried again if it fails"),
         Key("backoff", duration, "DURATION", "pause before the first retry, then twice that, ..."),
-        Key("after", _list, "JOB,...", "not before these have ended with 0", adds=True),
-        Key("after-any", _list, "JOB,...", "not before these have ended", adds=True),
+        Key("after", _jobs, "JOB,...", "not before these have ended with 0", adds=True),
+        Key("after-any", _jobs, "JOB,...", "not before these have ended", adds=True),
         Key("not-before", moment, "TIME", "not before this time"),
         Key("nice", _whole(-20, NICEST), "N", "its niceness, see nice(1)"),
         Key("mail", _mail, "ADDRESS,...", "who gets a letter about it", adds=True),

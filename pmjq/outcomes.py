@@ -61,26 +61,33 @@ class Outcomes:
         self._waiting: dict[str, set[str]] = {}
         self._needs: dict[str, tuple[str, ...]] = {}
         self._names: dict[str, str] = {}
+        self._woken: set[str] = set()
 
     def verdict(self, name: str, spec: Spec) -> Verdict:
         """Say whether a queued job may run; OSError if the events cannot be read."""
         self._needs[name] = (*spec.after, *spec.after_any)
-        for needed, others in ((True, spec.after), (False, spec.after_any)):
-            for other in others:
-                state = self._state(other)
-                if state is None:
-                    return self._wait(name, other)
-                if needed and state is not State.DONE:
-                    reason = f"was to run after {job.shown(other)}, which is {state}"
-                    return Verdict(reason, never=True)
+        states = {other: self._state(other) for other in (*spec.after, *spec.after_any)}
+        for other in spec.after:
+            state = states[other]
+            if state is not None and state is not State.DONE:
+                reason = f"was to run after {job.shown(other)}, which is {state}"
+                return Verdict(reason, never=True)
+        for other, state in states.items():
+            if state is None:
+                return self._wait(name, other)
         del self._needs[name]
         return MAY_RUN
 
     def woken(self) -> set[str]:
         """Return the queued jobs of which one that they wait for has ended since the last call."""
+        self._hear()
+        woken, self._woken = self._woken, set()
+        return woken
+
+    def _hear(self) -> None:
+        """Take note of what has ended since the last time."""
         if self._news is None or not self._waiting:
-            return set()
-        names: set[str] = set()
+            return
         for event in self._news.events():
             record = event.record
             if record is None:
@@ -90,8 +97,7 @@ class Outcomes:
                 woken = self._waiting.pop(other, None)
                 if woken is not None:
                     self._ended[other] = record.state
-                    names |= woken
-        return names
+                    self._woken |= woken
 
     def _wait(self, name: str, other: str) -> Verdict:
         if self._waits_for(other, name):
@@ -108,13 +114,14 @@ class Outcomes:
         # One that has ended may have been put into the queue again.
         if self._queued(other) or self._in_hand(other):
             return None
-        if other in self._ended:
-            return self._ended[other]
         if other in self._waiting:
             # The events have been searched for it, and are listened to.
-            return None
+            self._hear()
+            return self._ended.get(other)
+        if other in self._ended:
+            return self._ended[other]
         hexadecimal, shown = job.exact(other), job.shown(other)
-        needle = other.encode("utf-8", "surrogateescape") if not hexadecimal else b""
+        needle = hexadecimal.encode() or msgspec.json.encode(shown)[1:-1]
         for record in history.records(self._spool, needle=needle):
             ids = (record.id, *(one.id for one in record.earlier))
             if other in ids or (record.name, record.name_hex) == (shown, hexadecimal):
@@ -135,7 +142,8 @@ class Outcomes:
         return job.real_name(attempt.name, attempt.name_hex) if attempt is not None else ""
 
     def _queued(self, other: str) -> bool:
-        return "/" not in other and self._spool.stat(other) is not None
+        longer = len(other.encode("utf-8", "surrogateescape")) > job.NAME_MAX
+        return not longer and "/" not in other and self._spool.stat(other) is not None
 
     def _waits_for(self, first: str, name: str) -> bool:
         """Tell whether a job waits for another, by way of however many."""

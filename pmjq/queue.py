@@ -106,20 +106,42 @@ class Queue:
         UsageError for a key or value that there is not, and as ``Submission.put``.
         """
         words = asked_words(asked)
+        if name is not None and not legal(name):
+            raise UsageError(f"name {name!r}: must be printable letters, without a slash")
         where = os.fsencode(os.path.abspath(directory or os.getcwd()))
         exported = {os.fsencode(k): os.fsencode(v) for k, v in (variables or {}).items()}
+        if b"\0" in where or any(b"\0" in k + v or b"=" in k or not k for k, v in exported.items()):
+            raise UsageError("no directory and no variable may have a NUL, nor a name =")
         if isinstance(command, bytes):
-            text = script.with_words(command, words)
-            base = name or "script"
+            base, text = name or "script", self._script(command, directory, where, exported, words)
         else:
             argv = [os.fsencode(word) for word in command]
-            if not argv or any(b"\0" in word for word in argv):
+            if not argv or not argv[0] or any(b"\0" in word for word in argv):
                 raise UsageError("a command wants at least one word, and none with a NUL in it")
             text = script.command(argv, where, exported, words)
-            base = name or os.path.basename(os.fsdecode(argv[0]))
+            base = name or os.path.basename(os.fsdecode(argv[0])) or "job"
         names: list[str] = []
-        self.put([Draft(submission.unique(base), text, held)], names.append)
+        draft = Draft(submission.unique(base), submission.checked(text), held)
+        self.put([draft], names.append)
         return names[0]
+
+    @staticmethod
+    def _script(
+        text: bytes,
+        directory: str | None,
+        where: bytes,
+        exported: dict[bytes, bytes],
+        words: Sequence[str],
+    ) -> bytes:
+        if not text.strip():
+            raise UsageError("the script is empty; there is nothing to run")
+        try:
+            if directory is None:
+                asked = script.with_variables(exported, words)
+                return script.with_words(text, asked)
+            return script.in_place(text, where, exported, words)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
 
     @_telling
     def put(self, drafts: Iterable[Draft], put: Callable[[str], None]) -> None:
@@ -346,6 +368,11 @@ class Queue:
             if name not in known:
                 raise NotFoundError(f"{job.shown(name)}: no such node here; pmjq nodes lists them")
         return wanted
+
+
+def legal(name: str) -> bool:
+    """Tell whether a job can be called so."""
+    return name.isprintable() and "/" not in name and bool(name.strip(". "))
 
 
 def exit_code(seen: Seen) -> int:

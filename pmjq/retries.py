@@ -41,12 +41,12 @@ def fate(over: Over) -> Over | Return:
     retries = attempt.spec.retries
     if over.state is not State.FAILED or attempt.tries >= retries:
         return over
-    pause = _backoff(attempt.spec, attempt.tries)
+    pause = backoff(attempt.spec, attempt.tries)
     following = f"retry {attempt.tries + 1} of {retries} in {pause:g} s"
     return Return(attempt, f"{over.reason}; {following}", stopped=True, over=over)
 
 
-def _backoff(spec: Spec, tries: int) -> float:
+def backoff(spec: Spec, tries: int) -> float:
     """Return the seconds between a failed attempt and the next: twice as many each time."""
     first = FIRST_BACKOFF if spec.backoff is None else spec.backoff
     return min(max(first, LONGEST_BACKOFF), first * 2.0 ** min(tries, MOST_DOUBLED))
@@ -65,7 +65,7 @@ def following(back: Return, wall: float) -> Again:
         tried = msgspec.structs.replace(job.attempted(record), state=INTERRUPTED)
     else:
         tried = job.attempted(job.record(attempt, over.status, over.state, wall, over.reason))
-    pause = _backoff(attempt.spec, attempt.tries)
+    pause = backoff(attempt.spec, attempt.tries)
     return Again(
         attempt.attempt + 1,
         tries=attempt.tries + (over is not None),
@@ -87,7 +87,7 @@ def pause(again: Again, spec: Spec, now: float, age: float = 0.0) -> float:
     """
     if again.not_before is None:
         return 0.0
-    most = _backoff(spec, max(0, again.tries - 1)) - age
+    most = backoff(spec, max(0, again.tries - 1)) - age
     return min(again.not_before.timestamp() - now, most)
 
 

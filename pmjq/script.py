@@ -2,7 +2,7 @@ r"""A command to the text of a job that can be read, and run by hand.
 
 The text is a script for ``/bin/sh`` whatever the command is: ``#PMJQ`` lines, the directory, the
 variables, then ``exec`` with the arguments exact to the byte. A script that somebody wrote stays
-as it is, with ``#PMJQ`` lines added below its first line.
+as it is, with a ``#PMJQ`` line added below its first comments.
 
 Texts are bytes: arguments, directories and values of variables may hold any but NUL. Pure.
 """
@@ -16,10 +16,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+LONGEST_WORDS = 30_000
+"""Bytes of ``#PMJQ`` words: the daemon reads the first 32 KiB."""
+
 _PLAIN = re.compile(rb"[A-Za-z0-9_@%+=:,./-]+")
 _VARIABLE = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")
-_NOT_OURS = frozenset({b"PWD", b"OLDPWD", b"SHLVL", b"_"})
+NOT_OURS = frozenset({b"PWD", b"OLDPWD", b"SHLVL", b"_"})
 """What a shell sets by itself, so that a value of ours would be wrong at once."""
+
+_NOT_EXPORTED = frozenset(
+    b"BASHOPTS BASHPID EUID FUNCNAME GROUPS HISTCMD LINENO OPTIND PPID RANDOM SECONDS SHELLOPTS "
+    b"UID".split()
+)
+"""What some shell refuses to have set, or does something with."""
 
 
 def command(
@@ -29,8 +38,13 @@ def command(
     words: Iterable[str] = (),
 ) -> bytes:
     """Return the text that runs a command in a directory, with variables set."""
-    exec_words = [b"exec", *_env(variables or {}), *map(quoted, argv)]
-    return _text(directory, variables or {}, words, b" ".join(exec_words))
+    odd = _odd(variables or {})
+    words_of_it = [quoted(word) for word in argv]
+    if odd and b"=" in argv[0]:
+        # To env it would be a variable more.
+        words_of_it = [b"/bin/sh", b"-c", quoted(b'exec "$@"'), b"sh", *words_of_it]
+    text = b" ".join([b"exec", *odd, *words_of_it])
+    return _text(directory, variables or {}, words, text)
 
 
 def line(
@@ -39,19 +53,38 @@ def line(
     variables: Mapping[bytes, bytes] | None = None,
     words: Iterable[str] = (),
 ) -> bytes:
-    """Return the text that runs a line of shell."""
+    """Return the text that runs a line of shell.
+
+    ValueError for a variable that no shell can export: a shell between would lose it.
+    """
+    if odd := [name for name in variables or {} if not _exportable(name) and name not in NOT_OURS]:
+        raise ValueError(f"{odd[0]!r}: no shell can set that for a line; submit a command")
     return _text(directory, variables or {}, words, text)
 
 
 def with_words(script: bytes, words: Iterable[str]) -> bytes:
-    """Return a script with ``#PMJQ`` lines below its first line, or above one without ``#!``."""
+    """Return a script with a ``#PMJQ`` line below its first comments, where it outranks theirs."""
     added = _directives(words)
     if not added:
         return script
-    if not script.startswith(b"#!"):
-        return added + script
-    first, newline, rest = script.partition(b"\n")
-    return first + b"\n" + added + rest if newline else first + b"\n" + added
+    end = _comments_end(script)
+    before = script[:end]
+    newline = b"\n" if before and not before.endswith(b"\n") else b""
+    return before + newline + added + script[end:]
+
+
+def _comments_end(script: bytes) -> int:
+    """Return where the leading block of comments ends: behind its last line."""
+    end = at = 0
+    while at < len(script):
+        following = script.find(b"\n", at) + 1 or len(script)
+        line = script[at:following].strip()
+        if line and not line.startswith(b"#"):
+            break
+        if line:
+            end = following
+        at = following
+    return end
 
 
 def in_place(
@@ -67,12 +100,23 @@ def in_place(
     """
     try:
         asked = [f"directory={directory.decode()}"]
-        asked += [f"env={k.decode()}={v.decode()}" for k, v in (variables or {}).items()]
     except UnicodeDecodeError as error:
-        raise ValueError("a directory or variable is not UTF-8; submit a command") from error
-    if odd := [word for word in asked if not word.isprintable()]:
-        raise ValueError(f"{odd[0]!r} is not printable; submit a command")
-    return with_words(script, [*asked, *words])
+        raise ValueError("the directory is not UTF-8; submit a command") from error
+    if not asked[0].isprintable():
+        raise ValueError(f"{asked[0]!r} is not printable; submit a command")
+    return with_words(script, [*asked, *with_variables(variables or {}, words)])
+
+
+def with_variables(variables: Mapping[bytes, bytes], words: Iterable[str]) -> list[str]:
+    """Return directives with one more for each variable; ValueError as ``in_place``."""
+    if odd := variables.keys() - told(variables).keys():
+        raise ValueError(f"{min(odd)!r}: its value is not printable UTF-8; submit a command")
+    return [*(f"env={k.decode()}={v.decode()}" for k, v in variables.items()), *words]
+
+
+def exported(variables: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return the variables that a shell can export."""
+    return {name: value for name, value in variables.items() if _exportable(name)}
 
 
 def told(variables: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
@@ -104,20 +148,22 @@ def _text(
     return b"".join(lines) + last + b"\n"
 
 
-def _env(variables: Mapping[bytes, bytes]) -> list[bytes]:
-    """Return the words that set what no shell can export by name."""
+def _odd(variables: Mapping[bytes, bytes]) -> list[bytes]:
+    """Return the words that set what no shell can export by name; nothing if there is none."""
     odd = [
         quoted(name + b"=" + value)
         for name, value in variables.items()
-        if not _exportable(name) and name not in _NOT_OURS
+        if not _exportable(name) and name not in NOT_OURS
     ]
-    return [b"env", *odd] if odd else []
+    return [b"env", b"--", *odd] if odd else []
 
 
 def _exportable(name: bytes) -> bool:
-    return _VARIABLE.fullmatch(name) is not None and name not in _NOT_OURS
+    return _VARIABLE.fullmatch(name) is not None and name not in NOT_OURS | _NOT_EXPORTED
 
 
 def _directives(words: Iterable[str]) -> bytes:
     text = " ".join(map(shlex.quote, words))
+    if len(text.encode("utf-8", "surrogateescape")) > LONGEST_WORDS:
+        raise ValueError(f"what it asks for is longer than {LONGEST_WORDS} bytes; ask for less")
     return f"#PMJQ {text}\n".encode() if text else b""

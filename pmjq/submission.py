@@ -9,13 +9,21 @@ Needs no daemon, nor anything that a daemon has made.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import string
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pmjq import job
-from pmjq.errors import CannotCreateError, NotFoundError, NotPermittedError, PmjqError
+from pmjq import directives, job
+from pmjq.directives import Refusal
+from pmjq.errors import (
+    CannotCreateError,
+    NotFoundError,
+    NotPermittedError,
+    PmjqError,
+    UsageError,
+)
 from pmjq.tree import HIDDEN, OWN, SUBMITTED
 
 if TYPE_CHECKING:
@@ -57,6 +65,14 @@ def unique(base: str) -> str:
     return f"{job.shortened(plain, job.NAME_MAX - MARK_LENGTH - 1)}.{mark()}"
 
 
+def checked(text: bytes) -> bytes:
+    """Return the text of a job; UsageError if no daemon would run it as it says."""
+    refused = directives.spec(text[: directives.HEAD])
+    if isinstance(refused, Refusal):
+        raise UsageError(refused.reason)
+    return text
+
+
 class Submission:
     """The way into one spool."""
 
@@ -95,11 +111,18 @@ class Submission:
             # Those that are in the spool may run already: they are told of, durable or not.
             for name in placed:
                 put(name)
-            for path, _, _ in files[len(placed) :]:
-                _unlinked(disk, path)
+            self._drop(files[len(placed) :])
             raise refusal(self.root, error) from error
+        except KeyboardInterrupt:
+            self._drop(files[len(placed) :])
+            raise
         for name in placed:
             put(name)
+
+    def _drop(self, files: list[tuple[str, bytes, int]]) -> None:
+        for path, _, _ in files:
+            with contextlib.suppress(OSError):
+                self.disk.unlink(path)
 
     def _where(self) -> str:
         """Return how the paths of jobs under construction begin."""
@@ -144,13 +167,6 @@ def numbers(text: str) -> tuple[list[int], int | None]:
             raise wrong
         found |= dict.fromkeys(range(int(first), int(last if dash else first) + 1, stride))
     return list(found), int(limit) if percent else None
-
-
-def _unlinked(disk: Disk, path: str) -> None:
-    try:
-        disk.unlink(path)
-    except OSError:
-        return
 
 
 def lines(text: bytes) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ the one table of ``pmjq.keys``.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat as modes
 import sys
@@ -96,9 +97,11 @@ def submit(words: tuple[str, ...], spool: str | None, **given: Any) -> int:  # n
     asked["not_before"] = _later(given["not_before"])
     directives = queue.asked_words(asked)
     variables = _variables(given["env"], all_of_them=given["env_all"])
+    if given["directory"] == "":
+        raise UsageError("--directory is empty; name the directory that the job is to run in")
     sources = list(_sources(words, given["name"], given["batch"], given["directory"] or _here()))
-    if given["env_all"] and any(source.is_script for source in sources):
-        variables = _told(variables)
+    if given["env_all"] and (given["batch"] or any(source.is_script for source in sources)):
+        variables = _told(variables, line=bool(given["batch"]))
     drafts = [
         draft
         for source in sources
@@ -157,7 +160,8 @@ def _drafts(
     from pmjq.submission import Draft
 
     if array is None:
-        yield Draft(submission.unique(source.base), source.text(variables, words), held)
+        text = _checked(source, variables, words)
+        yield Draft(submission.unique(source.base), text, held)
         return
     try:
         indices, limit = submission.numbers(array)
@@ -165,20 +169,35 @@ def _drafts(
         raise UsageError(f"--array {array}: {error}") from error
     mark = submission.mark()
     names: list[str] = []
+    # What comes after one names it, in a list with commas.
+    base = re.sub(r"[^\w.@%+-]", "_", source.base, flags=re.ASCII) if limit else source.base
     for number, index in enumerate(indices):
         own = {b"PMJQ_ARRAY_ID": mark.encode(), b"PMJQ_ARRAY_INDEX": b"%d" % index}
         # One begins when the one so many places before it has ended: so many run at most.
         before = [f"after-any={names[number - limit]}"] if limit and number >= limit else []
-        name = submission.unique(f"{source.base}.{index}")
+        name = submission.unique(f"{base}.{index}")
         names.append(name)
-        yield Draft(name, source.text(variables | own, [*words, *before]), held)
+        text = _checked(source, variables | own, [*words, *before])
+        yield Draft(name, text, held)
+
+
+def _checked(source: _Source, variables: dict[bytes, bytes], words: list[str]) -> bytes:
+    """Return the text of a job; UsageError if it cannot have what it is to be told."""
+    from pmjq import submission
+
+    try:
+        return submission.checked(source.text(variables, words))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _sources(
     words: tuple[str, ...], name: str | None, batch: str | None, directory: str
 ) -> Iterator[_Source]:
     where = os.fsencode(os.path.abspath(directory))
-    if name is not None and (not name.isprintable() or "/" in name or not name.strip(".")):
+    from pmjq import queue
+
+    if name is not None and not queue.legal(name):
         raise UsageError(f"--name {name!r}: must be printable letters, without a slash")
     if batch is not None:
         if words:
@@ -217,6 +236,8 @@ def _script(text: bytes, name: str, shown: str, where: bytes) -> _Source:
 
     if not text.strip():
         raise UsageError(f"{shown}: is empty; there is nothing to run")
+    if b"\0" in text[:HEAD]:
+        raise UsageError(f"{shown}: is no text; submit it as a command, by its path and arguments")
     refused = directives.spec(text[:HEAD])
     if isinstance(refused, Refusal):
         raise UsageError(f"{shown}: {refused.reason}")
@@ -281,14 +302,13 @@ def _variables(given: tuple[str, ...], *, all_of_them: bool) -> dict[bytes, byte
     return found
 
 
-def _told(variables: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    """Return the variables that a script can be told, and say which it cannot be."""
+def _told(variables: dict[bytes, bytes], *, line: bool) -> dict[bytes, bytes]:
+    """Return the variables that a script or a line can be told, and say which it cannot be."""
     from pmjq import script
 
-    told = script.told(variables)
-    for name in sorted(variables.keys() - told.keys()):
-        text = "is not set for the job: its value is not printable; submit a command instead"
-        face.complain(os.fsdecode(name), text)
+    told = script.exported(variables) if line else script.told(variables)
+    for name in sorted(variables.keys() - told.keys() - script.NOT_OURS):
+        face.complain(os.fsdecode(name), "is not set for the job: only a command can be told it")
     return told
 
 
@@ -310,6 +330,8 @@ def _content(path: str) -> bytes:
             return file.read(MOST_SCRIPT)
     except FileNotFoundError:
         raise NotFoundError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise UsageError(f"{path}: is a directory; copy it into the spool") from None
 
 
 def _here() -> str:

@@ -14,6 +14,7 @@ from pmjq.job import Spec
 from pmjq.keys import (
     ALL_CPUS,
     KEYS,
+    LONGEST,
     MOST,
     MOST_PRIORITY,
     MOST_RETRIES,
@@ -155,7 +156,7 @@ def test_size(text: str, expected: int) -> None:
         ("100:00:01", 360_001),
         ("2-12:00:00", 216_000),
         ("0-00:00", 0),
-        (str(MOST), MOST),
+        (str(int(LONGEST)), LONGEST),
     ],
 )
 def test_duration(text: str, expected: float) -> None:

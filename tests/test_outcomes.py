@@ -186,7 +186,7 @@ def test_all_others_count(disk: MemDisk, found: Outcomes) -> None:
 def test_job_that_waits_for_itself(spec: Spec, disk: MemDisk, found: Outcomes) -> None:
     """It can never run, and its reason says so."""
     queue(disk, "job")
-    assert found.verdict("job", spec) == Verdict("waits for itself (job)", never=True)
+    assert found.verdict("job", spec) == Verdict("waits for itself", never=True)
 
 
 @pytest.mark.parametrize("word", ["after", "after-any"])

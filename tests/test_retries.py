@@ -9,7 +9,7 @@ import pytest
 
 from pmjq import retries
 from pmjq.job import Again, Spec, Status, Try
-from pmjq.keys import MOST, MOST_RETRIES
+from pmjq.keys import LONGEST, MOST_RETRIES
 from pmjq.plan import Over, Return
 from pmjq.retries import FIRST_BACKOFF, INTERRUPTED, LONGEST_BACKOFF, backoff, fate, following
 from pmjq.state import ENDED, State
@@ -74,14 +74,14 @@ def test_each_pause_is_twice_the_one_before(first: float | None, pauses: list[fl
     """Up to an hour, or to the first where that is longer."""
     assert (FIRST_BACKOFF, LONGEST_BACKOFF) == (10, 3600)
     spec = Spec(retries=20, backoff=first)
-    assert [backoff(attempt(spec=spec, tries=n)) for n in range(len(pauses))] == pauses
+    assert [backoff(spec, n) for n in range(len(pauses))] == pauses
 
 
-@pytest.mark.parametrize("first", [None, 0.0, 1e-300, 1.0, 1e10, float(MOST)])
+@pytest.mark.parametrize("first", [None, 0.0, 1e-300, 1.0, 1e9, LONGEST])
 def test_pause_of_the_last_retry(first: float | None) -> None:
     """A thousand doublings are no number any more; the longest pause is."""
     spec = Spec(retries=MOST_RETRIES, backoff=first)
-    pause = backoff(attempt(spec=spec, tries=MOST_RETRIES))
+    pause = backoff(spec, MOST_RETRIES)
     assert 0 <= pause <= max(first or 0, LONGEST_BACKOFF)
 
 
@@ -147,15 +147,13 @@ def test_following_what_was_not_executed() -> None:
     assert following(back, WALL) == Again(2, tries=1, earlier=(first,))
 
 
-@pytest.mark.parametrize("first", [1e10, 2.5e11, 1e12, float(MOST)])
-def test_pause_that_no_calendar_has(first: float) -> None:
-    """Whatever pause a job asks for, the daemon goes on: it is then tried again some day."""
-    given = over(retries=1, backoff=first)
+def test_longest_pause() -> None:
+    """The longest that a job can ask for is still in the calendar."""
+    given = over(retries=1, backoff=LONGEST)
     back = fate(given)
     assert isinstance(back, Return)
     again = following(back, WALL)
-    assert again.not_before is not None
-    assert retries.pause(again, WALL) > 1e9
+    assert retries.pause(again, given.attempt.spec, WALL) == pytest.approx(LONGEST)
     assert retries.reason(again)
 
 
@@ -165,9 +163,18 @@ def test_pause_that_no_calendar_has(first: float) -> None:
 def test_pause() -> None:
     """Seconds until it is tried again, at most 0 where nothing keeps it."""
     again = Again(2, not_before=datetime.fromtimestamp(WALL + 5, UTC))
-    assert retries.pause(again, WALL) == pytest.approx(5)
-    assert retries.pause(again, WALL + 6) == pytest.approx(-1)
-    assert retries.pause(Again(2), WALL) == 0
+    spec = Spec(backoff=30.0)
+    assert retries.pause(again, spec, WALL) == pytest.approx(5)
+    assert retries.pause(again, spec, WALL + 6) == pytest.approx(-1)
+    assert retries.pause(Again(2), spec, WALL) == 0
+
+
+def test_pause_by_a_wrong_clock() -> None:
+    """Whatever time it is on the node where it failed, it is no longer than the pause."""
+    again = Again(3, tries=2, not_before=datetime.fromtimestamp(WALL + 4000, UTC))
+    spec = Spec(backoff=30.0)
+    assert retries.pause(again, spec, WALL) == pytest.approx(60)
+    assert retries.pause(again, spec, WALL, 50.0) == pytest.approx(10)
 
 
 def test_reason() -> None:

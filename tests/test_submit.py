@@ -201,7 +201,7 @@ def test_script_is_copied_as_it_is_now(here: Path) -> None:
     path.write_text("#!/bin/sh\necho second\n")
     name, text = one(here)
     assert name.startswith("job.sh.")
-    assert text.startswith(f"#!/bin/sh\n#PMJQ directory={here} cpus=2\n#PMJQ nice=1\n")
+    assert text.startswith(f"#!/bin/sh\n#PMJQ nice=1\n#PMJQ directory={here} cpus=2\n")
     assert (asked(here).cpus, asked(here).nice, asked(here).directory) == (2, 1, str(here))
     assert by_hand(here).stdout == b"first\n/\n"
 
