@@ -166,8 +166,15 @@ class Silence:
     looks a few times before it judges.
     """
 
-    def __init__(self, spool: Beats, lease: float = LEASE) -> None:
-        """Take the lives to judge, all but that of ``spool.token``; looks follow ``lease``."""
+    def __init__(
+        self, spool: Beats, lease: float = LEASE, clock: Callable[[], float] | None = None
+    ) -> None:
+        """Take the lives to judge, all but that of ``spool.token``; looks follow ``lease``.
+
+        ``clock`` tells when a beat had been read: an observer that was stopped in between must not
+        count that time twice.
+        """
+        self._clock = clock
         self._spool = spool
         self._every = lease / BEATS
         self._heard: dict[str, _Heard] = {}
@@ -215,12 +222,13 @@ class Silence:
 
     def _hear(self, token: str, now: float, *, counts: bool) -> None:
         beat, one = self._spool.beat(token), self._heard.get(token)
+        read = max(now, self._clock()) if self._clock is not None else now
         if one is None or not one.known:
             # One that has not said yet what its lease is has the usual one, until it does.
             life = self._spool.life(token)
             lease = max(life.lease, SHORTEST) if life else LEASE
         if one is None:
-            heard = _Heard(lease, beat, now, known=life is not None, beaten=beat is not None)
+            heard = _Heard(lease, beat, read, known=life is not None, beaten=beat is not None)
             self._heard[token] = heard
             return
         one.beaten = one.beaten or beat is not None
@@ -229,5 +237,5 @@ class Silence:
         if beat != one.beat:
             one.beat, one.silent = beat, 0.0
         elif counts:
-            one.silent += min(now - one.at, 2 * self._every)
-        one.at = now
+            one.silent += min(max(0.0, now - one.at), 2 * self._every)
+        one.at = read

@@ -42,7 +42,7 @@ class Turn:
         """Take the outside things; ``begin`` touches the spool."""
         self.outside = outside
         self.desk = Desk(outside.settings.rules)
-        self._silence = Silence(outside.spool, outside.settings.lease)
+        self._silence = Silence(outside.spool, outside.settings.lease, outside.now)
         self._given_up: set[str] = set()
         self._contended = 0
         self._look = Look(outside, self.desk)

@@ -361,3 +361,17 @@ def test_lease_that_was_not_known_at_first_is_read_later() -> None:
     lives.leases["one"] = 1000.0
     silence.dead(LEASE)
     assert silence.lease("one") == 1000.0
+
+
+def test_observer_that_was_stopped_while_it_looked() -> None:
+    """What passed between the beginning of a look and its end is not counted as silence."""
+    lives = Lives(a=b"1")
+    lives.leases["a"] = 10.0
+    ends = iter([0.0, 100.0])
+    silence = Silence(lives, 10.0, lambda: next(ends, 0.0))
+    silence.dead(0.0)
+    # It begins a look at 1.25 and is stopped until 100, when it reads a beat just written.
+    lives.beats["a"] = b"2"
+    silence.dead(1.25)
+    looks = (100.0 + number * 1.25 for number in range(1, 100))
+    assert next(now for now in looks if silence.dead(now)) == 110.0
