@@ -198,11 +198,14 @@ def load_untold(spool: Spool, desk: Desk, looked: set[tuple[str, int]]) -> None:
     ended = set(spool.ended())
     looked &= ended
     for key in ended - looked:
-        looked.add(key)
         if key[0] in desk.filing or key[0] in desk.over:
             continue
         record = spool.record(*key)
-        if record is not None and not record.node:
+        if record is None:
+            # Not to be read just now, or not seen here yet: it is looked at again.
+            continue
+        looked.add(key)
+        if not record.node:
             _file(spool, desk, record)
 
 

@@ -66,7 +66,7 @@ STRANGE = {
 }
 """Files that are not pmjq's, which nobody may touch."""
 
-STEPS = 60_000
+STEPS = 120_000
 """Operations of one seed at most: a cluster that does not come to rest is broken."""
 
 PATIENCE = 4000.0
