@@ -204,9 +204,13 @@ def load_untold(spool: Spool, desk: Desk, looked: set[tuple[str, int]]) -> None:
         if record is None:
             # Not to be read just now, or not seen here yet: it is looked at again.
             continue
+        try:
+            if not record.node:
+                _file(spool, desk, record)
+        except OSError:
+            # On a full disk it cannot be moved: it is tried again, and nothing waits for it.
+            continue
         looked.add(key)
-        if not record.node:
-            _file(spool, desk, record)
 
 
 def _file(spool: Spool, desk: Desk, record: Record) -> None:
