@@ -104,7 +104,9 @@ def test_first_info_file_counts(live: Live) -> None:
     assert live.ended("several", within=30).text == "toml\n"
 
 
-@pytest.mark.parametrize(("cpus", "expected"), [(None, 1), (usable_cpus(), usable_cpus()), ("all", usable_cpus())])
+@pytest.mark.parametrize(
+    ("cpus", "expected"), [(None, 1), (usable_cpus(), usable_cpus()), ("all", usable_cpus())]
+)
 def test_nb_proc(cpus: object, expected: int, live: Live) -> None:
     """NB_PROC is the number of CPUs that were asked for, one if none were."""
     name = f"nbproc-{cpus}"
