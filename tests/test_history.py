@@ -9,7 +9,7 @@ import pytest
 
 from live import Live
 from pmjq import job
-from pmjq.job import Try
+from pmjq.job import Spec, Try
 from pmjq.seen import Seen
 from pmjq.state import State
 from still import (
@@ -100,6 +100,15 @@ def test_order_over_nodes(five: Still) -> None:
 def test_choice(five: Still, words: str, told: str) -> None:
     """Each option narrows what is told; the last N are the last N of what is left."""
     assert names(five, *words.split()) == told
+
+
+def test_tags(still: Still) -> None:
+    """--tag chooses by the words of the directive tags."""
+    for name, tags in (("a", "red,blue"), ("b", "blue"), ("c", "green")):
+        still.ended(name, spec=Spec(directives=(f"tags={tags}",), tags=tuple(tags.split(","))))
+    still.ended("d")
+    assert names(still, "--tag", "blue") == "ab"
+    assert names(still, "--tag", "blue", "--tag", "green") == "abc"
 
 
 def test_times_of_day(five: Still) -> None:

@@ -174,6 +174,16 @@ def test_patterns_and_all(still: Still) -> None:
     assert names(still, "[x]") == ["[x]"]
 
 
+def test_tags(still: Still) -> None:
+    """--tag chooses by the words of the directive tags, of which a job may have several."""
+    still.put("x", "#!/bin/sh\n#PMJQ tags=red,blue\n")
+    still.put("y", "#!/bin/sh\n#PMJQ tags=green\n#PMJQ tags=dark\n")
+    still.put("z")
+    assert names(still, "--tag", "blue") == ["x"]
+    assert names(still, "--tag", "blue", "--tag", "dark") == ["x", "y"]
+    assert names(still, "--tag", "re") == []
+
+
 def test_all_of_mine(still: Still) -> None:
     """ALL leaves out what others own, and what is no job."""
     if os.geteuid():

@@ -281,3 +281,15 @@ def test_what_is_only_recorded_is_said_of_keys() -> None:
     names = words.replace(",", " ").replace(".", " ").split()
     assert len(names) > 1
     assert set(names) <= set(KEYS)
+
+
+@pytest.mark.parametrize("verb", sorted(cli.BUILT))
+def test_every_option_is_typed_in_some_test(verb: str) -> None:
+    """What no test of its verb types may do anything; those of keys are typed by their table."""
+    tests = [path.read_text() for path in sorted(Path(__file__).parent.glob("test_*.py"))]
+    about = [text for text in tests if verb in text and "test_every_option_is_typed" not in text]
+    fields = {key.field for key in KEYS.values()}
+    for option in command(verb).params:
+        names = [name for name in option.opts if name.startswith("-")]
+        typed = any(re.search(rf"[\"' ]{name}[= \"']", text) for name in names for text in about)
+        assert typed or not names or (verb == "submit" and option.name in fields), names
