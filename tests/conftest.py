@@ -15,6 +15,8 @@ from typing import TypeVar
 import pytest
 from hypothesis import settings
 
+from still import Still
+
 T = TypeVar("T")
 
 Say = Callable[[str], None]
@@ -31,6 +33,12 @@ def eventually(condition: Callable[[], T], *, within: float = 10.0) -> T:
         assert time.monotonic() < deadline, f"still {value!r} after {within:g} s"
         time.sleep(0.005)
     return value
+
+
+@pytest.fixture
+def still(tmp_path: Path) -> Still:
+    """Return a spool that no daemon serves."""
+    return Still(tmp_path / "spool")
 
 
 @pytest.fixture

@@ -37,12 +37,6 @@ from still import (
 
 
 @pytest.fixture
-def still(tmp_path: Path) -> Still:
-    """Return a spool that no daemon serves."""
-    return Still(tmp_path / "spool")
-
-
-@pytest.fixture
 def live(tmp_path: Path) -> Iterator[Live]:
     """Return a daemon with some slots."""
     with Live(tmp_path, "--node", "a", "-j", "4", "--grace", "0.2") as live:

@@ -28,12 +28,6 @@ from still import (
 
 
 @pytest.fixture
-def still(tmp_path: Path) -> Still:
-    """Return a spool that no daemon serves."""
-    return Still(tmp_path / "spool")
-
-
-@pytest.fixture
 def five(still: Still) -> Still:
     """Return a spool in which five jobs have ended, on two nodes, each an hour after the other."""
     hour = 3600.0

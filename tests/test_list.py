@@ -24,12 +24,6 @@ from still import (
 )
 
 
-@pytest.fixture
-def still(tmp_path: Path) -> Still:
-    """Return a spool that no daemon serves."""
-    return Still(tmp_path / "spool")
-
-
 def names(still: Still, *words: str) -> list[str]:
     """Return the names that are listed."""
     told = typed(still.root, "list", "--json", *words)

@@ -30,12 +30,6 @@ from still import (
 )
 
 
-@pytest.fixture
-def still(tmp_path: Path) -> Still:
-    """Return a spool that no daemon serves."""
-    return Still(tmp_path / "spool")
-
-
 def test_no_output(still: Still) -> None:
     """A job that has not been started has no output, which is no error, followed or not."""
     still.put("x")

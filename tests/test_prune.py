@@ -35,12 +35,6 @@ from still import (
 DAY = 86400.0
 
 
-@pytest.fixture
-def still(tmp_path: Path) -> Still:
-    """Return a spool that no daemon serves."""
-    return Still(tmp_path / "spool")
-
-
 def archived(directory: Path) -> str:
     """Return the first letters of the names of the jobs in an archive that have all their files."""
     names = set(os.listdir(directory))

@@ -31,12 +31,6 @@ from still import NOBODY, Still, public_directory, snapshot
 
 
 @pytest.fixture
-def still(tmp_path: Path) -> Still:
-    """Return a spool that no daemon serves."""
-    return Still(tmp_path / "spool")
-
-
-@pytest.fixture
 def queue(still: Still) -> Queue:
     """Return its queue."""
     return Queue(still.root)

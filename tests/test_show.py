@@ -24,12 +24,6 @@ from still import (
 )
 
 
-@pytest.fixture
-def still(tmp_path: Path) -> Still:
-    """Return a spool that no daemon serves."""
-    return Still(tmp_path / "spool")
-
-
 def facts(still: Still, *words: str) -> dict[str, str]:
     """Return what is shown of a job, by what it is called."""
     told = typed(still.root, "show", *words)
