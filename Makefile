@@ -70,7 +70,7 @@ demo: $(READY) ## real jobs through a daemon on a temporary spool, in under a mi
 	@$(BIN)/python tests/demo.py $(ARGS)
 
 test: $(READY) ## the tests that need neither root nor Debian packages
-	@$(BIN)/python -m pytest -m 'not lab' $(ARGS)
+	@$(BIN)/python tests/lanes.py test $(ARGS)
 
 # Which manuals are installed and indexed says something about the machine, not about the page.
 lint: $(READY) ## ruff, mypy, the floors, and the man pages where mandoc is installed
@@ -89,7 +89,7 @@ check: lint test ## lint and test: what a change has to pass
 
 lab: $(READY) ## the tests that need root or Debian packages, which it installs
 	@tests/lab/setup
-	@$(BIN)/python tests/lab/lanes.py $(ARGS) || { code=$$?; \
+	@$(BIN)/python tests/lanes.py lab $(ARGS) || { code=$$?; \
 	  [ $$code -eq 5 ] && echo 'make lab: no test is marked lab: NOTHING WAS TESTED'; }
 
 soak: $(READY) ## more seeds of the simulated cluster than `make test` plays: SEEDS=n, from FIRST=k on
