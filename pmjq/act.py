@@ -19,7 +19,7 @@ import msgspec
 from pmjq import job, plan, probe, ready, retries
 from pmjq.desk import Doubt
 from pmjq.directives import Refusal
-from pmjq.entries import STALE
+from pmjq.examination import STALE
 from pmjq.job import FIRST, Attempt, Event, Spec
 from pmjq.keys import ALL_CPUS
 from pmjq.plan import Claim, End, File, LineUp, Pace, Recall, Return, Start, Stop

@@ -8,23 +8,20 @@ often follows from what a listing costs and from how much happens.
 
 from __future__ import annotations
 
-import errno
 from collections import deque
 from typing import TYPE_CHECKING
 
-from pmjq import gates, infofile, job, outcomes, ready, recovery, retries, share
+from pmjq import job, ready, recovery, share
 from pmjq.directives import Refusal
+from pmjq.examination import Examination
 from pmjq.gates import Verdict
-from pmjq.job import Spec
 from pmjq.lease import CLAIMING
-from pmjq.outcomes import Outcomes
 from pmjq.plan import Candidate, Intent
-from pmjq.ready import Kind, Standing
+from pmjq.ready import Kind
 from pmjq.tree import OWN
 
 if TYPE_CHECKING:
     from pmjq.desk import Desk
-    from pmjq.job import Again
     from pmjq.outside import Outside
     from pmjq.ready import Stat
 
@@ -64,13 +61,6 @@ HESITATION_SHARED = 0.5
 PRESENT_FOR = 0.5
 """Seconds for which a shared spool that was there is taken to be there."""
 
-DEFERRED_LOOKS = 50
-LONGEST_DEFERRED = 60.0
-"""Seconds until a job that waits for others, or for a time, is looked at again without news."""
-
-STALE = 40.0
-"""Seconds for which a shared file system may show what has been renamed away."""
-
 COARSE = 1_000_000_000
 """ns: a directory's time that is no older may be followed by a change that bears the same time."""
 
@@ -97,9 +87,7 @@ class Entries:
         self._hesitating: dict[str, float] = {}
         self._rights: tuple[int, ...] | None = None
         self._untold: set[tuple[str, int]] = set()
-        self._outcomes = Outcomes(outside.spool)
-        self._back: frozenset[str] | None = None
-        self._heard_at = 0.0
+        self._examination = Examination(outside, desk)
 
     def present(self) -> bool:
         """Tell whether the spool is there, and say so when that changes."""
@@ -136,7 +124,7 @@ class Entries:
                 names[name] = None
         if names.pop(OWN, 0) is None:
             self._requests()
-        for name in self._woken(now):
+        for name in self._examination.woken(now):
             self.desk.backlog.wake(name)
             names[name] = None
         for name in names:
@@ -144,17 +132,6 @@ class Entries:
         if everything or now >= self.desk.rescan_at:
             self._rescan(now, everything=everything)
         self._see_new(now)
-
-    def _woken(self, now: float) -> set[str]:
-        """Return what waited for others of which one has ended."""
-        if now < self._heard_at:
-            return set()
-        self._heard_at = now + (0.0 if self.outside.spool.local else POLL)
-        try:
-            return self._outcomes.woken()
-        except OSError:
-            # They are looked at again after a while.
-            return set()
 
     def candidates(self, wanted: int, now: float) -> list[Candidate]:
         """Return entries to claim: those that can never be run, and the head of the queue."""
@@ -168,7 +145,7 @@ class Entries:
             stat = self._still_bad(name, now)
             if stat is not None:
                 found.append(Candidate(name, stat, Refusal(reason)))
-        self._back = None
+        self._examination.begin()
         self._take(found, wanted, now)
         for candidate in found:
             if not isinstance(candidate.verdict, Refusal) or candidate.verdict.cancels:
@@ -216,79 +193,13 @@ class Entries:
     ) -> int:
         """Add the candidates among some entries to what was found; return how many are missing."""
         for name in names:
-            candidate = self._candidate(name, now) if wanted > 0 else None
+            candidate = self._examination.candidate(name, now) if wanted > 0 else None
             if candidate is not None:
                 found.append(candidate)
                 wanted -= 1
             elif wanted <= 0:
                 left.append(name)
         return wanted
-
-    def _candidate(self, name: str, now: float) -> Candidate | None:
-        """Open and examine an entry at the head of the queue.
-
-        None: it is not to be claimed now.
-        """
-        backlog = self.desk.backlog
-        look = self.outside.spool.look(name)
-        if look is None:
-            backlog.forget(name)
-            return None
-        age = backlog.age(name, look.stat, now, look.inside)
-        standing = ready.standing(name, look.stat, backlog.rules, age)
-        if standing.kind is Kind.QUEUED:
-            standing = ready.settled(look, backlog.rules, age)
-        if standing.kind is not Kind.QUEUED:
-            backlog.put_aside(name, look.stat, standing, now)
-            return None
-        verdict = infofile.asked(look)
-        if isinstance(verdict, Spec):
-            deferred = self._deferred(name, verdict)
-            if isinstance(deferred, Standing):
-                backlog.put_aside(name, look.stat, deferred, now)
-                return None
-            verdict = deferred or verdict
-        if isinstance(verdict, Refusal) and not verdict.cancels:
-            backlog.put_aside(name, look.stat, ready.bad(verdict.reason), now)
-        torn = False
-        try:
-            again = self._remembered(name, look.stat)
-        except OSError as error:
-            reason = f"what is remembered of it cannot be read ({error.strerror})"
-            torn = age >= STALE or (error.errno == errno.ENODATA and self.outside.spool.local)
-            if torn:
-                # By a power cut, or somebody removed it.
-                self.outside.log.warning("job.forgotten", job=job.shown(name), reason=reason)
-                self.desk.back.discard(name)
-                again = None
-            else:
-                backlog.put_aside(name, look.stat, Standing(Kind.INCOMING, reason, POLL), now)
-                return None
-        pause = self._pause(again, verdict, age)
-        if again is not None and pause > 0:
-            reason = retries.reason(again)
-            standing = Standing(Kind.DEFERRED, reason, min(pause, LONGEST_DEFERRED))
-            backlog.put_aside(name, look.stat, standing, now)
-            return None
-        return Candidate(name, look.stat, verdict, again, torn)
-
-    def _pause(self, again: Again | None, verdict: Spec | Refusal, age: float) -> float:
-        """Return for how many seconds a job is not to be tried again yet."""
-        if again is None or not isinstance(verdict, Spec):
-            return 0.0
-        return retries.pause(again, verdict, self.outside.wall(), age)
-
-    def _remembered(self, name: str, stat: Stat) -> Again | None:
-        """Return what is remembered of an entry that is back in the queue; OSError: unreadable.
-
-        What the listing does not show is not asked for: on NFS that would be remembered as missing
-        for half a minute. Once it is claimed it is looked at again.
-        """
-        spool = self.outside.spool
-        if self._back is None:
-            self._back = frozenset(spool.again_names())
-        known = name in self._back or name in self.desk.back
-        return spool.again(name, stat) if known else None
 
     def _still_bad(self, name: str, now: float) -> Stat | None:
         """Return the stat of an entry that can never be run; None if it is to be judged anew.
@@ -309,28 +220,6 @@ class Entries:
             backlog.put_aside(name, look.stat, standing, now)
             return None
         return look.stat
-
-    def _deferred(self, name: str, spec: Spec) -> Standing | Refusal | None:
-        """Return why a job does not run yet, or never will; None if nothing keeps it."""
-        if spec.not_before is not None:
-            left = spec.not_before.timestamp() - self.outside.wall()
-            if left > 0:
-                reason = outcomes.too_early(spec.not_before)
-                return Standing(Kind.DEFERRED, reason, min(left, LONGEST_DEFERRED))
-        settings = self.outside.settings
-        if reason := gates.beyond(spec, settings.cpus, settings.memory):
-            return Standing(Kind.DEFERRED, reason)
-        if not spec.after and not spec.after_any:
-            return None
-        # Something tells of their ends; of what it did not tell, so many are looked at in a second.
-        again = max(LONGEST_DEFERRED, self.desk.backlog.kept_aside() / DEFERRED_LOOKS)
-        try:
-            verdict = self._outcomes.verdict(name, spec)
-        except OSError as error:
-            return Standing(Kind.DEFERRED, f"waits for others ({error.strerror})", again)
-        if verdict.never:
-            return Refusal(verdict.reason, cancels=True)
-        return Standing(Kind.DEFERRED, verdict.reason, again) if verdict.reason else None
 
     def _see(self, name: str, now: float) -> None:
         stat = self.outside.spool.stat(name)

@@ -1,0 +1,152 @@
+"""The head of the queue, opened and examined: what may be claimed now, and why the rest may not.
+
+A job that is settled may still have to wait: for a time, for others, for its next attempt, for a
+node that has what it asks for. It is then put aside with its reason, and looked at again when that
+may have changed.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pmjq import gates, infofile, job, outcomes, ready, retries
+from pmjq.directives import Refusal
+from pmjq.job import Spec
+from pmjq.outcomes import Outcomes
+from pmjq.plan import Candidate
+from pmjq.ready import Kind, Standing
+
+if TYPE_CHECKING:
+    from pmjq.desk import Desk
+    from pmjq.job import Again
+    from pmjq.outside import Outside
+    from pmjq.ready import Look, Stat
+
+STALE = 40.0
+"""Seconds for which a shared file system may show what has been renamed away."""
+
+UNREAD = 0.5
+"""Seconds until what could not be read is read again."""
+
+LONGEST_DEFERRED = 60.0
+"""Seconds until a job that waits for others, or for a time, is looked at again without news."""
+
+DEFERRED_LOOKS = 50
+"""How many of those that wait for others are looked at in a second, if nothing tells of these."""
+
+HEAR = 0.5
+"""Seconds between two looks at the events on a shared file system."""
+
+
+class Examination:
+    """The examining of one life of a node."""
+
+    def __init__(self, outside: Outside, desk: Desk) -> None:
+        """Take what is looked at, and the desk with the backlog."""
+        self.outside = outside
+        self.desk = desk
+        self._outcomes = Outcomes(outside.spool)
+        self._back: frozenset[str] | None = None
+        self._heard_at = 0.0
+
+    def begin(self) -> None:
+        """Look anew at which jobs are back in the queue, when that is asked for next."""
+        self._back = None
+
+    def woken(self, now: float) -> set[str]:
+        """Return what waited for others of which one has ended."""
+        if now < self._heard_at:
+            return set()
+        self._heard_at = now + (0.0 if self.outside.spool.local else HEAR)
+        try:
+            return self._outcomes.woken()
+        except OSError:
+            # They are looked at again after a while.
+            return set()
+
+    def candidate(self, name: str, now: float) -> Candidate | None:
+        """Open and examine an entry at the head of the queue.
+
+        None: it is not to be claimed now.
+        """
+        backlog = self.desk.backlog
+        look = self.outside.spool.look(name)
+        if look is None:
+            backlog.forget(name)
+            return None
+        age = backlog.age(name, look.stat, now, look.inside)
+        found = self._settled(name, look, age) or self._asking(name, look, age)
+        if isinstance(found, Standing):
+            backlog.put_aside(name, look.stat, found, now)
+            return None
+        if isinstance(found.verdict, Refusal) and not found.verdict.cancels:
+            backlog.put_aside(name, look.stat, ready.bad(found.verdict.reason), now)
+        return found
+
+    def _settled(self, name: str, look: Look, age: float) -> Standing | None:
+        """Return what an entry is that is no settled job; None if it is one."""
+        rules = self.desk.backlog.rules
+        standing = ready.standing(name, look.stat, rules, age)
+        if standing.kind is Kind.QUEUED:
+            standing = ready.settled(look, rules, age)
+        return standing if standing.kind is not Kind.QUEUED else None
+
+    def _asking(self, name: str, look: Look, age: float) -> Candidate | Standing:
+        """Return a job with what it asks for, or why it is not to be run yet."""
+        verdict = infofile.asked(look)
+        if isinstance(verdict, Spec):
+            deferred = self._deferred(name, verdict)
+            if isinstance(deferred, Standing):
+                return deferred
+            verdict = deferred or verdict
+        again, torn = None, False
+        try:
+            again = self._remembered(name, look.stat)
+        except OSError as error:
+            reason = f"what is remembered of it cannot be read ({error.strerror})"
+            # By a power cut, or somebody removed it.
+            torn = age >= STALE or (error.errno == errno.ENODATA and self.outside.spool.local)
+            if not torn:
+                return Standing(Kind.INCOMING, reason, UNREAD)
+            self.outside.log.warning("job.forgotten", job=job.shown(name), reason=reason)
+            self.desk.back.discard(name)
+        if again is not None and isinstance(verdict, Spec):
+            pause = retries.pause(again, verdict, self.outside.wall(), age)
+            if pause > 0:
+                reason = retries.reason(again)
+                return Standing(Kind.DEFERRED, reason, min(pause, LONGEST_DEFERRED))
+        return Candidate(name, look.stat, verdict, again, torn)
+
+    def _remembered(self, name: str, stat: Stat) -> Again | None:
+        """Return what is remembered of an entry that is back in the queue; OSError: unreadable.
+
+        What the listing does not show is not asked for: on NFS that would be remembered as missing
+        for half a minute. Once it is claimed it is looked at again.
+        """
+        spool = self.outside.spool
+        if self._back is None:
+            self._back = frozenset(spool.again_names())
+        known = name in self._back or name in self.desk.back
+        return spool.again(name, stat) if known else None
+
+    def _deferred(self, name: str, spec: Spec) -> Standing | Refusal | None:
+        """Return why a job does not run yet, or never will; None if nothing keeps it."""
+        if spec.not_before is not None:
+            left = spec.not_before.timestamp() - self.outside.wall()
+            if left > 0:
+                reason = outcomes.too_early(spec.not_before)
+                return Standing(Kind.DEFERRED, reason, min(left, LONGEST_DEFERRED))
+        settings = self.outside.settings
+        if reason := gates.beyond(spec, settings.cpus, settings.memory):
+            return Standing(Kind.DEFERRED, reason)
+        if not spec.after and not spec.after_any:
+            return None
+        again = max(LONGEST_DEFERRED, self.desk.backlog.kept_aside() / DEFERRED_LOOKS)
+        try:
+            verdict = self._outcomes.verdict(name, spec)
+        except OSError as error:
+            return Standing(Kind.DEFERRED, f"waits for others ({error.strerror})", again)
+        if verdict.never:
+            return Refusal(verdict.reason, cancels=True)
+        return Standing(Kind.DEFERRED, verdict.reason, again) if verdict.reason else None
