@@ -8,45 +8,26 @@ and one message.
 from __future__ import annotations
 
 import contextlib
-import errno
 import shutil
-import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from pmjq import job, plan, probe, ready, retries
+from pmjq.claims import Claims, Prepared
 from pmjq.desk import Doubt
-from pmjq.directives import Refusal
-from pmjq.examination import STALE
-from pmjq.job import FIRST, Attempt, Event, Spec
+from pmjq.job import Attempt, Event, Spec
 from pmjq.keys import ALL_CPUS
 from pmjq.plan import Claim, End, File, LineUp, Pace, Recall, Return, Start, Stop
 from pmjq.process import Order
-from pmjq.ready import Kind, Standing
 from pmjq.state import State
 
 if TYPE_CHECKING:
     from pmjq.desk import Desk
-    from pmjq.job import Again, Record
+    from pmjq.job import Record
     from pmjq.outside import Outside
     from pmjq.plan import Action, Candidate, Over
-
-Prepared = tuple["Candidate", Attempt]
-"""A claim that is prepared: what is claimed, and its paperwork."""
-
-CANNOT_MOVE = frozenset({errno.EPERM, errno.EACCES, errno.EBUSY, errno.EXDEV})
-"""Errors of a rename that are this one entry's: its owner, a mount, the quota of a project."""
-
-DENIED = CANNOT_MOVE | {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-"""Errors after which a rename is not carried out later: the answer came, and it was no."""
-
-STUCK = 2
-"""Claims that fail before those after them are not tried: the fault is not theirs."""
-
-BEHIND = 1.0
-"""Seconds by which an entry that could not be moved is tried after others."""
 
 
 class Act:
@@ -56,6 +37,7 @@ class Act:
         """Take what is acted on, and the desk that remembers it."""
         self.outside = outside
         self.desk = desk
+        self.claims = Claims(outside, desk)
 
     def carry_out(self, actions: list[Action]) -> None:
         """Carry out the actions of one plan: starts first, filing last."""
@@ -85,10 +67,10 @@ class Act:
                     rest.append(action)
         if starts or line or most is not None:
             self._start(starts, line, self.desk.most if most is None else most)
-        prepared = self._prepare(claims)
+        prepared = self.claims.prepare(claims)
         overs = [over for over in overs if self._surely_over(over)]
         if (overs or prepared) and self._make_durable(overs, prepared):
-            self._claim(prepared)
+            self.claims.claim(prepared)
             self._move_ended(overs)
         for action in rest:
             if isinstance(action, Return):
@@ -203,21 +185,6 @@ class Act:
         """Return how many CPUs a job has asked for."""
         return probe.usable_cpus() if spec.cpus == ALL_CPUS else spec.cpus or 1
 
-    def _prepare(self, candidates: list[Candidate]) -> list[Prepared]:
-        """Make the paperwork of claims."""
-        outside = self.outside
-        prepared: list[Prepared] = []
-        for candidate in candidates:
-            attempt = self._attempt(candidate)
-            try:
-                outside.spool.prepare_claim(attempt)
-            except OSError as error:
-                self.desk.doubtful = True
-                outside.pauses.failed("claim", error)
-                break
-            prepared.append((candidate, attempt))
-        return prepared
-
     def _make_durable(self, overs: list[Over], prepared: list[Prepared]) -> bool:
         """Sync outcomes, and claims that are about to be made, all at once; False if that failed.
 
@@ -241,7 +208,7 @@ class Act:
                 outside.pauses.failed("end", error)
             if prepared:
                 outside.pauses.failed("claim", error)
-            self._drop_papers(prepared)
+            self.claims.drop_papers(prepared)
             return False
         for over, record in ends:
             desk.claimed.pop(record.id, None)
@@ -256,154 +223,6 @@ class Act:
         else:
             record = job.record(over.attempt, over.status, over.state, wall, over.reason)
         return self.outside.filing.archive.addressed(record)
-
-    def _drop_papers(self, prepared: list[Prepared]) -> None:
-        """Remove the papers of claims that were not made; what stays goes at the next start."""
-        for candidate, attempt in prepared:
-            with contextlib.suppress(OSError):
-                self.outside.spool.clear(attempt.id, attempt.attempt, candidate.name)
-
-    def _claim(self, prepared: list[Prepared]) -> None:
-        """Claim what is prepared, and make the claims durable before anything is started."""
-        if not prepared:
-            return
-        outside, desk = self.outside, self.desk
-        claimed: list[Attempt] = []
-        stuck: list[tuple[Prepared, OSError]] = []
-        untried = list(prepared)
-        while untried and len(stuck) < STUCK:
-            one = untried.pop(0)
-            try:
-                if self._claim_one(*one):
-                    claimed.append(one[1])
-            except OSError as error:
-                stuck.append((one, error))
-        self._drop_papers(untried)
-        try:
-            outside.spool.sync_claims()
-        except OSError as error:
-            desk.doubtful = True
-            outside.pauses.failed("claim", error)
-            for attempt in claimed:
-                reason = "its claim could not be made durable"
-                desk.returning[attempt.id] = Return(attempt, reason)
-            return
-        for attempt in claimed:
-            desk.claim(attempt, outside.now())
-        if claimed or not stuck:
-            outside.pauses.worked("claim")
-        for (candidate, attempt), failure in stuck:
-            self._unclaimed(candidate, attempt, failure, others=bool(claimed))
-
-    def _claim_one(self, candidate: Candidate, attempt: Attempt) -> bool:
-        """Claim an entry; False if it is not to be had, or not as it was examined.
-
-        OSError: it could not be moved, and is where it was.
-        """
-        spool, backlog = self.outside.spool, self.desk.backlog
-        won = spool.claim(attempt)
-        backlog.forget(candidate.name)
-        if not spool.local:
-            until = self.outside.now() + STALE
-            self.desk.departed[candidate.name] = (candidate.stat.st_ino, until)
-        self.desk.won += won
-        self.desk.contended += not won
-        if not won:
-            self._drop_papers([(candidate, attempt)])
-            return False
-        stat = None
-        with contextlib.suppress(OSError):
-            stat = spool.claimed_stat(attempt)
-        if candidate.again is not None or retries.may_come_back(candidate.verdict):
-            again, reason = self._remembered(candidate), ""
-            if again is None:
-                # As the first, so that what is remembered stays as it is.
-                again, reason = FIRST, "what is remembered of it cannot be read"
-            elif again != (candidate.again or FIRST):
-                reason = "has been tried meanwhile"
-            if reason:
-                self.desk.returning[attempt.id] = Return(attempt, reason, again=again)
-                return False
-            self.desk.back.discard(candidate.name)
-            with contextlib.suppress(OSError):
-                spool.forget(candidate.name)
-        if stat is not None and ready.unchanged(candidate.stat, stat):
-            return True
-        # Changed between the look and the claim: give it back, to be looked at as it is.
-        self.desk.returning[attempt.id] = Return(attempt, "changed while it was being claimed")
-        return False
-
-    def _remembered(self, candidate: Candidate) -> Again | None:
-        """Return what is remembered of a job that is claimed: nobody else changes it any more.
-
-        None if it cannot be read. Some file systems show an old listing, others for a while none
-        but what they have been asked for before: both are tried.
-        """
-        spool, name = self.outside.spool, candidate.name
-        try:
-            known = name in spool.again_names()
-            found = spool.again(name, candidate.stat, known=known)
-        except OSError:
-            if candidate.torn:
-                return FIRST
-            self.desk.back.add(name)
-            return None
-        if found is None:
-            self.desk.back.discard(name)
-            return FIRST
-        self.desk.back.add(name)
-        return found
-
-    def _unclaimed(
-        self, candidate: Candidate, attempt: Attempt, error: OSError, *, others: bool
-    ) -> None:
-        """Put an entry aside that could not be moved, and find out whether others can be.
-
-        ``others``: some have been, together with it. One of which nobody knows yet whether it is
-        its own fault stays on its way in: the others come first once claims are tried again.
-        """
-        outside, desk = self.outside, self.desk
-        now, name, stat = outside.now(), candidate.name, candidate.stat
-        if error.errno in DENIED and self._not_moved(attempt):
-            self._drop_papers([(candidate, attempt)])
-        else:
-            desk.doubtful = True
-        why = error.strerror or str(error)
-        reason = f"cannot be moved ({why}); remove it, or let this user move it"
-        if others or error.errno in CANNOT_MOVE or desk.backlog.outdone(name, stat, desk.won):
-            standing = Standing(Kind.LEFT, reason)
-        else:
-            outside.pauses.failed("claim", error)
-            again = outside.pauses.until("claim") - now + BEHIND
-            standing = Standing(Kind.INCOMING, reason, again)
-        desk.backlog.refuse(name, stat, standing, now, desk.won)
-
-    def _not_moved(self, attempt: Attempt) -> bool:
-        with contextlib.suppress(OSError):
-            return attempt.id not in self.outside.spool.running()
-        return False
-
-    def _attempt(self, candidate: Candidate) -> Attempt:
-        """Return the next attempt of a job."""
-        stat, verdict, name = candidate.stat, candidate.verdict, candidate.name
-        again = candidate.again or FIRST
-        return Attempt(
-            id=str(uuid.uuid4()),
-            name=job.shown(name),
-            name_hex=job.exact(name),
-            attempt=again.attempt,
-            owner=self.outside.owner(stat.st_uid),
-            uid=stat.st_uid,
-            node=self.outside.settings.node,
-            token=self.outside.spool.token,
-            queued=job.moment(stat.st_ctime_ns / 1e9),
-            claimed=job.moment(self.outside.wall()),
-            spec=Spec() if isinstance(verdict, Refusal) else verdict,
-            refused=verdict.reason if isinstance(verdict, Refusal) else "",
-            cancelled=isinstance(verdict, Refusal) and verdict.cancels,
-            tries=again.tries,
-            earlier=again.earlier,
-        )
 
     def _move_ended(self, overs: list[Over]) -> None:
         """Move jobs whose outcome is durable to the ended ones."""

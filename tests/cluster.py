@@ -40,7 +40,7 @@ from machines import (
     number_of,
 )
 from mounts import KINDS, Actor, Changed, Kind, Odds, SharedDisk
-from pmjq import act, node
+from pmjq import claims, node
 from pmjq.errors import PmjqError
 from pmjq.job import Record
 from pmjq.jobs import Look
@@ -263,7 +263,7 @@ class Cluster:
         """Play the seed; return what is wrong."""
         sim = self.sim
         # Ids decide in which order jobs are looked at.
-        with mock.patch.object(act, "uuid", Uuids(sim.rng)):
+        with mock.patch.object(claims, "uuid", Uuids(sim.rng)):
             try:
                 self._play()
             finally:
