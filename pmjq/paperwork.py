@@ -10,23 +10,21 @@ An outcome is durable once its event is; a record that is torn is written again 
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
-import itertools
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from pmjq import job
-from pmjq.job import Again, Attempt, Event, Record, Status
-from pmjq.tree import Tree, decoded
+from pmjq.job import Attempt, Event, Record, Status
+from pmjq.returned import Returned
+from pmjq.tree import decoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from pmjq.disk import Disk
-    from pmjq.ready import Stat
 
 EVENTS_READ = 64 << 20
 """Bytes read from the end of a file of events when a record is missed: the last 80,000 jobs."""
@@ -64,17 +62,14 @@ class Told(NamedTuple):
     records: dict[str, Record]
 
 
-class Paperwork(Tree):
+class Paperwork(Returned):
     """The paperwork that one life of a node makes, reads and clears away."""
 
     def __init__(self, disk: Disk, root: str, token: str = "", *, local: bool = True) -> None:
         """Name the tree; nothing is touched."""
         super().__init__(disk, root, token, local=local)
         self._events = f"{self.own}/events/{token}.jsonl"
-        self._again = f"{self.own}/again"
-        self._tried = f"{self.own}/tried"
         self._written = 0
-        self._numbers = itertools.count(1)
         self._as_new: tuple[int, int, int] | None = None
         self._spares: list[str] = []
 
@@ -184,95 +179,6 @@ class Paperwork(Tree):
         """Return the format of a record that is of none that is known here, else 0."""
         return self.unknown(f"{self._job}/{job_id}/record.{number}.json")
 
-    def again_names(self) -> list[str]:
-        """Return the names of the jobs that are back in the queue and of which more is known."""
-        return self._list(self._again)
-
-    def again(self, name: str, stat: Stat, *, known: bool = True) -> Again | None:
-        """Return what is remembered of an entry of the queue, None if that was another job's.
-
-        OSError if it cannot be read and is ``known`` to be there.
-        """
-        path = f"{self._again}/{name}"
-        found = self._decode(path, Again)
-        if found is None and not known:
-            return None
-        if found is None:
-            raise OSError(errno.ENODATA, "it is torn or gone", path)
-        return found if _same(found, stat) else None
-
-    def agains(self) -> list[Again]:
-        """Return what is remembered of all jobs that are back in the queue."""
-        found = [self._decode(f"{self._again}/{name}", Again) for name in self.again_names()]
-        return [one for one in found if one is not None]
-
-    def remember(self, name: str, stat: Stat, again: Again, building: str = "") -> None:
-        """Remember for whoever claims a job that goes back to the queue.
-
-        ``building``: under which name it is made in ``tmp/``, where that is not a life's.
-        """
-        mtime = stat.st_mtime_ns // 1_000_000_000
-        again = msgspec.structs.replace(again, size=stat.st_size, mtime=mtime)
-        self._mkdir(self._again)
-        data = msgspec.json.encode(again) + b"\n"
-        # Durable, and whole or not at all: without it a job that failed would be tried too often.
-        building = f"{self._tmp}/{building}" if building else self._new_tmp()
-        try:
-            self.disk.write_at(building, 0, data, create=True)
-            self.disk.rename(building, f"{self._again}/{name}")
-        except OSError:
-            with contextlib.suppress(OSError):
-                self.disk.unlink(building)
-            raise
-
-    def forget(self, name: str) -> None:
-        """Remember no more of a job: it is claimed, or gone."""
-        self.disk.unlink(f"{self._again}/{name}")
-
-    def keep_output(self, attempt: Attempt, again: Again) -> None:
-        """Keep what a job has written until it is tried again, and say where an attempt ended."""
-        out = self.attempt_out(attempt)
-        written = self.disk.stat(out)
-        if not again.earlier or written is None or not written.st_size:
-            return
-        last = again.earlier[-1]
-        if last.id == attempt.id:
-            text = f"pmjq: attempt {last.attempt} on node {last.node}: {last.reason}\n".encode()
-            tail = self.disk.read(out, len(text)) or b""
-            # What of it was written before, by a life that died here, is not written again.
-            there = next((n for n in range(len(text), 0, -1) if tail.endswith(text[:n])), 0)
-            self.disk.write_at(out, written.st_size - there, text)
-        self._mkdir(self._tried)
-        self.disk.rename(out, self.tried_out(again))
-
-    def come_back(self, attempt: Attempt) -> None:
-        """Have an attempt write on where the one before it ended, and forget that there was one.
-
-        Repeatable.
-        """
-        name = job.real_name(attempt.name, attempt.name_hex)
-        known = self._decode(f"{self._again}/{name}", Again)
-        if known is not None and known.earlier == attempt.earlier:
-            self.forget(name)
-        self.take_output(attempt)
-
-    def take_output(self, attempt: Attempt) -> None:
-        """Move what the attempts before this one wrote to where it will write; repeatable."""
-        if attempt.earlier:
-            self._moved(self.tried_path(attempt.earlier[-1].id), self.attempt_out(attempt))
-
-    def tried_out(self, again: Again) -> str:
-        """Return where the output of a job lies that is back in the queue."""
-        return self.tried_path(again.earlier[-1].id)
-
-    def tried_path(self, job_id: str) -> str:
-        """Return where the output of an attempt is kept for the next."""
-        return f"{self._tried}/{job_id}"
-
-    def tried(self) -> list[str]:
-        """Return the ids of the attempts whose output is kept for the next."""
-        return self._list(self._tried)
-
     def latest_record(self, job_id: str) -> Record | None:
         """Return the record among the paperwork of a job, None if there is none to be read."""
         for name in sorted(self._list(f"{self._job}/{job_id}"), reverse=True):
@@ -361,14 +267,6 @@ class Paperwork(Tree):
         """Return where the output of a job lies until it is archived."""
         return self.output_path(record.id, record.attempt)
 
-    def output_path(self, job_id: str, number: int) -> str:
-        """Return the same of a job of which only id and attempt are known."""
-        return f"{self._job}/{job_id}/out.{number}"
-
-    def attempt_out(self, attempt: Attempt) -> str:
-        """Return where the output of an attempt lies until it is archived."""
-        return f"{self._job}/{attempt.id}/out.{attempt.attempt}"
-
     def work_path(self, record: Record) -> str:
         """Return where the working directory of a job lies until it is archived."""
         return f"{self._job}/{record.id}/work"
@@ -420,9 +318,6 @@ class Paperwork(Tree):
                 return
         disk.remove_tree(away)
 
-    def _new_tmp(self) -> str:
-        return f"{self._tmp}/{self.token}.{next(self._numbers)}"
-
     def _as_made(self, directory: str) -> bool:
         work = self.disk.stat(f"{directory}/work")
         return (
@@ -471,10 +366,6 @@ class Paperwork(Tree):
                 if name.startswith(f"{self.token}.") and name not in spare:
                     with contextlib.suppress(OSError):
                         self.disk.remove_tree(f"{self._tmp}/{name}")
-
-
-def _same(again: Again, stat: Stat) -> bool:
-    return (again.size, again.mtime) == (stat.st_size, stat.st_mtime_ns // 1_000_000_000)
 
 
 def _id_in(line: bytes) -> bytes:
