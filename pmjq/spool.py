@@ -25,6 +25,7 @@ from pmjq.errors import ConfigurationError, NotFoundError
 from pmjq.job import FIRST, FORMAT, Again, Attempt, Record
 from pmjq.node import Life
 from pmjq.paperwork import Paperwork, executable_name
+from pmjq.requests import Requests
 from pmjq.state import State
 from pmjq.tree import HIDDEN, OWN, SUBMITTED
 
@@ -54,7 +55,7 @@ class Identity(msgspec.Struct, frozen=True):
     uuid: str
 
 
-class Spool(Paperwork):
+class Spool(Paperwork, Requests):
     """One spool as one life of a node sees it."""
 
     _identity = b""
@@ -322,44 +323,6 @@ class Spool(Paperwork):
         """
         name = job.real_name(record.name, record.name_hex)
         return self._moved(f"{self.root}/{name}", self.ended_path(record))
-
-    def ask_path(self, token: str, what: str, job_id: str) -> str:
-        """Return the path of a request to a life about a job."""
-        return f"{self.own}/node/{token}/ask/{what}.{job_id}"
-
-    def asked(self, what: str) -> dict[str, int]:
-        """Return the jobs about which this life is asked for something, and the uid of who asks."""
-        base, found = f"{self.own}/node/{self.token}/ask", {}
-        for name in self._list(base):
-            word, _, job_id = name.partition(".")
-            stat = self.disk.stat(f"{base}/{name}") if word == what else None
-            if stat is not None:
-                found[job_id] = stat.st_uid
-        return found
-
-    def is_asked(self, what: str, job_id: str) -> bool:
-        """Tell whether this life is asked for something about a job."""
-        return self.disk.stat(self.ask_path(self.token, what, job_id)) is not None
-
-    def answered(self, what: str, job_id: str) -> None:
-        """Remove a request to this life that has been met, or cannot be."""
-        self.disk.unlink(self.ask_path(self.token, what, job_id))
-
-    def drains_path(self) -> str:
-        """Return the directory that names the drained nodes."""
-        return f"{self.own}/drained"
-
-    def drain_path(self, name: str) -> str:
-        """Return the path of the file that has a node drained."""
-        return f"{self.drains_path()}/{name}"
-
-    def drained(self) -> list[str]:
-        """Return the names of the nodes that are to take no more jobs."""
-        return self._list(self.drains_path())
-
-    def drained_by(self, name: str) -> str:
-        """Return who had a node drained."""
-        return (self.disk.read(self.drain_path(name)) or b"").decode("utf-8", "replace").strip()
 
     def may_construct(self) -> bool:
         """Tell whether this user may make paperwork."""
