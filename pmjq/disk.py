@@ -87,15 +87,19 @@ class Disk:
 
         That takes half as long as one after another by their paths.
         """
-        with os.scandir(path) as entries:
-            for entry in entries:
-                try:
-                    stat = entry.stat(follow_symlinks=False)
-                except OSError as error:
-                    if error.errno in GONE:
-                        continue
-                    raise
-                yield entry.name, stat
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    try:
+                        stat = entry.stat(follow_symlinks=False)
+                    except OSError as error:
+                        if error.errno in GONE:
+                            continue
+                        raise
+                    yield entry.name, stat
+        finally:
+            os.close(fd)
 
     def look(self, path: str) -> Look | None:
         """Open a file, tell whether it is being written, and read its head; None if it is gone.

@@ -14,6 +14,7 @@ import fnmatch
 import math
 import posixpath
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -103,9 +104,20 @@ class Look:
 
     def _unopened(self, name: str, stat: Stat, closed: str) -> Seen:
         """Return one entry as far as its place in the directory tells: one of very many."""
+        queued = datetime.fromtimestamp(stat.st_ctime_ns / 1e9, UTC)
+        shown = name if name.isascii() else job.shown(name)
+        if ready.plain(name, stat):
+            return Seen(
+                name=shown,
+                name_hex="" if shown is name else job.exact(name),
+                state=State.QUEUED,
+                reason=self.aside.get(shown, closed),
+                owner=self.owner(stat.st_uid),
+                uid=stat.st_uid,
+                queued=queued,
+            )
         standing = ready.standing(name, stat, _EVERYBODY, -math.inf)
         state = _STATES.get(standing.kind, State.INCOMING)
-        shown = name if name.isascii() else job.shown(name)
         reason = standing.reason or self.aside.get(shown, "")
         if ready.is_directory(stat):
             reason = IS_DIRECTORY
@@ -116,7 +128,7 @@ class Look:
             reason=reason or (closed if state is State.QUEUED else ""),
             owner=self.owner(stat.st_uid),
             uid=stat.st_uid,
-            queued=job.moment(stat.st_ctime_ns / 1e9),
+            queued=queued,
             is_job=standing.kind is not Kind.PASSED_OVER,
         )
 

@@ -16,6 +16,8 @@ import click
 from pmjq import face, keys
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pmjq.job import Try
     from pmjq.render import Row
     from pmjq.seen import Seen
@@ -58,8 +60,7 @@ def list_jobs(names: tuple[str, ...], spool: str | None, *, as_json: bool, **opt
     if as_json:
         face.lines(found)
     else:
-        now = time.time()
-        face.table(LIST, [_row(one, now) for one in found])
+        face.table(LIST, _rows(found, time.time()))
     return 0
 
 
@@ -147,21 +148,17 @@ def history(spool: str | None, most: int, *, as_json: bool, **only: Any) -> int:
     return 0
 
 
-def _row(one: Seen, now: float) -> Row:
-    from pmjq import render
+def _rows(found: Iterable[Seen], now: float) -> list[Row]:
+    from pmjq.render import Row
 
-    since = one.started or one.claimed or one.queued
-    age = _age(int((now - since.timestamp()) * 10)) if since else "-"
-    cells = (
-        one.name,
-        one.state,
-        one.id[:SHORT_ID] or "-",
-        one.owner or "-",
-        one.node or "-",
-        age,
-        one.reason or "-",
-    )
-    return render.Row(cells)
+    rows = []
+    for one in found:
+        since = one.started or one.claimed or one.queued
+        age = _age(int((now - since.timestamp()) * 10)) if since else "-"
+        job_id = one.id[:SHORT_ID] or "-"
+        place = one.owner or "-", one.node or "-"
+        rows.append(Row((one.name, one.state, job_id, *place, age, one.reason or "-")))
+    return rows
 
 
 @functools.cache

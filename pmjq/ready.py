@@ -180,6 +180,7 @@ _KINDS = {
     modes.S_IFBLK: "a device, not an executable file",
 }
 
+_PLAIN_MODES = 0o170000 | modes.S_ISUID | modes.S_ISGID | modes.S_IXUSR
 _PLAIN = Standing(Kind.QUEUED)
 _HELD = Standing(Kind.HELD, "not executable; chmod u+x releases it")
 _NO_JOB = Standing(
@@ -193,6 +194,16 @@ _TOO_MANY = Standing(
 def passed_over(name: str) -> bool:
     """Tell whether a name is never a job's: hidden, or used by editors and copying programs."""
     return _PASSED_OVER.match(name) is not None
+
+
+def plain(name: str, stat: Stat) -> bool:
+    """Tell whether an entry is queued whatever the rules and its age are, in half the time."""
+    return (
+        stat.st_mode & _PLAIN_MODES == modes.S_IFREG | modes.S_IXUSR
+        and stat.st_nlink == 1
+        and stat.st_size > 0
+        and _PASSED_OVER.match(name) is None
+    )
 
 
 def standing(name: str, stat: Stat, rules: Rules, age: float) -> Standing:
