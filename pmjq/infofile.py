@@ -6,18 +6,16 @@ words and is executed inside the directory; the other keys are those of directiv
 QueueManager's files only ``[QMOptions]``, or the elements with its keys, are ours: the rest is the
 job's own.
 
-Pure: bytes in, ``Spec`` or ``Refusal`` out.
+Pure: bytes in, ``Spec`` or ``Refusal`` out. The parsers are imported by what needs them: most
+jobs are executables.
 """
 
 from __future__ import annotations
 
-import configparser
 import re
 import shlex
-import tomllib
 from datetime import date, time
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree as ET
 
 from pmjq import directives, keys
 from pmjq.directives import Refusal
@@ -102,6 +100,8 @@ def refusal(code: str, program: str) -> str:
 
 
 def _toml(text: str) -> dict[str, Any]:
+    import tomllib
+
     return tomllib.loads(text)
 
 
@@ -122,6 +122,8 @@ def _queue_manager(name: str, text: str) -> Iterator[tuple[str, Any]]:
 
 
 def _ini(text: str) -> Iterator[tuple[str, str]]:
+    import configparser
+
     parser = configparser.RawConfigParser(strict=False, allow_no_value=True)
     parser.read_string(text)
     if not parser.has_section(SECTION):
@@ -132,6 +134,8 @@ def _ini(text: str) -> Iterator[tuple[str, str]]:
 def _xml(text: str) -> Iterator[tuple[str, str]]:
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise UnreadableError("has a document type, which is not read")
+    from xml.etree import ElementTree as ET
+
     root = ET.fromstring(text)  # noqa: S314  # of bounded size, without a document type
     return ((one.tag, one.get("value") or one.text or "") for one in root.iter())
 

@@ -16,7 +16,6 @@ import posixpath
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
-from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -30,6 +29,7 @@ from pmjq.outcomes import Outcomes
 from pmjq.ready import Kind, Rules, Standing
 from pmjq.seen import Seen, of_record
 from pmjq.state import State
+from pmjq.tree import OWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -43,9 +43,6 @@ LEAST_PREFIX = 4
 
 EXAMINED = 500
 """How many queued entries are opened for what they ask for; the others tell their state only."""
-
-IS_DIRECTORY = "a directory"
-"""The reason of one that is still to be looked into."""
 
 _EVERYBODY = Rules(uids=None)
 _STATES = {Kind.QUEUED: State.QUEUED, Kind.HELD: State.HELD}
@@ -71,24 +68,24 @@ class Look:
 
     # -- in the spool
 
-    def queued(self) -> list[Seen]:
-        """Return what is in the spool, in the order in which it is to be run."""
-        spool, own, closed = self.spool, self._archives(), self._closed()
-        back = frozenset(spool.again_names())
-        found: list[tuple[int, str, Seen]] = []
-        # No stat is kept: of 100,000 they take 60 MB, and filling these takes longer than all else.
-        for name, stat in spool.stats():
-            if name not in own:
-                found.append((stat.st_ctime_ns, name, self._unopened(name, stat, closed)))
-        found.sort(key=itemgetter(1))
-        found.sort(key=itemgetter(0))
-        living = {name for _, name, _ in found} | self._in_hand()
-        jobs = [seen for _, _, seen in found]
-        for number, (_, name, _) in enumerate(found):
-            if number < EXAMINED or name in back or jobs[number].reason is IS_DIRECTORY:
-                here = spool.stat(name)
-                if here is not None:
-                    jobs[number] = self._entry(name, here, closed, back, living)
+    def queued(self, most: int | None = None) -> list[Seen]:
+        """Return what is in the spool, in the order in which it is to be run; ``most`` of it."""
+        spool, own = self.spool, self._archives() | {OWN}
+        # Only what decides the order is kept: the stats of 100,000 take 60 MB.
+        found = [(stat.st_ctime_ns, name) for name, stat in spool.stats() if name not in own]
+        found.sort()
+        closed, back, hand = self._closed(), frozenset(spool.again_names()), self._in_hand()
+        jobs: list[Seen] = []
+        for _, name in found:
+            if len(jobs) == most:
+                break
+            stat = spool.stat(name)
+            if stat is None:
+                continue
+            if len(jobs) < EXAMINED or name in back or ready.is_directory(stat):
+                jobs.append(self._entry(name, stat, closed, back, hand))
+            else:
+                jobs.append(self._unopened(name, stat, closed))
         return jobs
 
     def entry(self, name: str) -> Seen | None:
@@ -96,7 +93,7 @@ class Look:
         stat = self.spool.stat(name) if is_entry(name) else None
         if stat is None or name in self._archives():
             return None
-        return self._entry(name, stat, self._closed(), frozenset([name]), frozenset())
+        return self._entry(name, stat, self._closed(), frozenset([name]), None)
 
     def _in_hand(self) -> set[str]:
         """Return the names and ids of what the nodes have."""
@@ -119,8 +116,6 @@ class Look:
         standing = ready.standing(name, stat, _EVERYBODY, -math.inf)
         state = _STATES.get(standing.kind, State.INCOMING)
         reason = standing.reason or self.aside.get(shown, "")
-        if ready.is_directory(stat):
-            reason = IS_DIRECTORY
         return Seen(
             name=shown,
             name_hex=job.exact(name),
@@ -138,12 +133,12 @@ class Look:
         stat: Stat,
         closed: str,
         back: frozenset[str],
-        living: Collection[str],
+        hand: Collection[str] | None,
     ) -> Seen:
         """Return one entry, opened; ``back``: those of which more is remembered.
 
-        ``living``: names and ids of what lives; where that is not known, for the others that it
-        waits for the events are searched.
+        ``hand``: names and ids of what the nodes have; None: for the others that it waits for the
+        events are searched, too.
         """
         standing = ready.standing(name, stat, _EVERYBODY, -math.inf)
         shown = job.shown(name)
@@ -166,7 +161,7 @@ class Look:
             with contextlib.suppress(OSError):
                 again = self.spool.again(name, stat)
         if not reason and isinstance(spec, Spec):
-            reason = self._deferred(name, spec, living) or self._too_big(spec)
+            reason = self._deferred(name, spec, hand) or self._too_big(spec)
             if again is not None and retries.pause(again, spec, self.now) > 0:
                 reason = retries.reason(again)
         if not reason and state is State.QUEUED:
@@ -186,15 +181,17 @@ class Look:
             earlier=again.earlier if again is not None else (),
         )
 
-    def _deferred(self, name: str, spec: Spec, living: Collection[str]) -> str:
+    def _deferred(self, name: str, spec: Spec, hand: Collection[str] | None) -> str:
         """Return what a job waits for that asks to be started later, or after others."""
         if spec.not_before is not None and spec.not_before.timestamp() > self.now:
             return outcomes.too_early(spec.not_before)
         if name in (*spec.after, *spec.after_any):
             return outcomes.ITSELF
-        if living:
-            others = [other for other in (*spec.after, *spec.after_any) if other in living]
-            return outcomes.unended(others[0]) if others else ""
+        if hand is not None:
+            others = (*spec.after, *spec.after_any)
+            living = (one for one in others if one in hand or self.spool.stat(one) is not None)
+            other = next(living, None)
+            return outcomes.unended(other) if other is not None else ""
         try:
             return self.outcomes.verdict(name, spec).reason
         except OSError as error:
@@ -318,15 +315,15 @@ class Look:
 
     # -- one job
 
-    def living(self) -> list[Seen]:
-        """Return what has not ended: what the nodes have first, then the queue.
+    def living(self, most: int | None = None) -> list[Seen]:
+        """Return what has not ended: what the nodes have first, then the queue, the first of it.
 
         Read in the order in which jobs go, so that none is missed that moves meanwhile.
         """
         changed = self.spool.changed()
-        queued = self.queued()
+        queued = self.queued(most)
         claimed = self.claimed()
-        if self.spool.changed() != changed:
+        if most is None and self.spool.changed() != changed:
             # One may have gone back into the queue.
             known = {one.file_name for one in queued}
             new = [name for name in self.spool.names() if name not in known]
@@ -335,12 +332,8 @@ class Look:
 
     def _still(self, queued: list[Seen], claimed: list[Seen]) -> list[Seen]:
         """Return the queue without what has been claimed since it was read."""
-        names = {one.file_name for one in claimed}
-        return [
-            one
-            for one in queued
-            if one.file_name not in names or self.spool.stat(one.file_name) is not None
-        ]
+        gone = {one.file_name for one in claimed if self.spool.stat(one.file_name) is None}
+        return [one for one in queued if one.file_name not in gone] if gone else queued
 
     def found(self, text: str) -> list[Seen]:
         """Return the jobs that a person means by a name, a path, an id or the start of one.

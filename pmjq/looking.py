@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 LIST = ("NAME", "STATE", "ID", "OWNER", "NODE", "AGE", "REASON")
 HISTORY = ("ENDED", "NAME", "STATE", "ID", "OWNER", "NODE", "TIME", "REASON")
 
+MOST_QUEUED = 1000
+"""How many queued jobs a table has unless more are asked for."""
+
 MOST_TOLD = 50
 """How many ended jobs are told of unless more are asked for."""
 
@@ -36,6 +39,10 @@ SHORT_ID = 8
 @face.tag_option
 @click.option("--mine", is_flag=True, help="Only my own jobs.")
 @face.states_option
+@click.option(
+    "-n", "most", type=click.IntRange(min=0), default=MOST_QUEUED, show_default=True,
+    metavar="N", help="The first N of the queue in a table; 0: all.",
+)  # fmt: skip
 @face.json_option
 @click.argument("names", nargs=-1, metavar="[JOB]...")
 def list_jobs(names: tuple[str, ...], spool: str | None, *, as_json: bool, **options: Any) -> int:  # noqa: ANN401  # as click hands them over
@@ -50,7 +57,10 @@ def list_jobs(names: tuple[str, ...], spool: str | None, *, as_json: bool, **opt
 
     # There may be a million, and all are printed: looking for cycles takes a third of the time.
     gc.disable()
-    found = Queue(face.root(spool)).list(names)
+    chosen = names or options["mine"] or options["states"] or options["tags"]
+    most = None if as_json or chosen else options["most"] or None
+    # One more tells whether there are more.
+    found = Queue(face.root(spool)).list(names, most=None if most is None else most + 1)
     if options["mine"]:
         found = [one for one in found if one.uid == os.geteuid()]
     if options["tags"]:
@@ -60,7 +70,7 @@ def list_jobs(names: tuple[str, ...], spool: str | None, *, as_json: bool, **opt
     if as_json:
         face.lines(found)
     else:
-        face.table(LIST, _rows(found, time.time()))
+        _table(found, most)
     return 0
 
 
@@ -146,6 +156,15 @@ def history(spool: str | None, most: int, *, as_json: bool, **only: Any) -> int:
     else:
         face.table(HISTORY, [_ended_row(one) for one in found])
     return 0
+
+
+def _table(found: list[Seen], most: int | None) -> None:
+    """Print a list of jobs; ``most`` of those that are not in the hands of a node."""
+    queued = sum(not one.token for one in found)
+    more = most is not None and queued > most
+    face.table(LIST, _rows(found[:-1] if more else found, time.time()))
+    if more:
+        face.put("... and more that are queued; -n 0 lists them all\n")
 
 
 def _rows(found: Iterable[Seen], now: float) -> list[Row]:

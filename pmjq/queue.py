@@ -160,12 +160,15 @@ class Queue:
         return nodes.look(self.opened(), probe.machine(), time.time, watch, time.sleep)
 
     @_telling
-    def list(self, names: Sequence[str] = ()) -> Jobs:
-        """Return the jobs that have not ended, those that run first; ``names``: only these."""
+    def list(self, names: Sequence[str] = (), *, most: int | None = None) -> Jobs:
+        """Return the jobs that have not ended, those that run first.
+
+        ``names``: only these; ``most``: of the queue only the first so many.
+        """
         look = self.look()
         if names:
             return [one for one in self._meant(look, names) if one.living]
-        return look.living()
+        return look.living(most)
 
     @_telling
     def show(self, name: str) -> Jobs:

@@ -14,10 +14,10 @@ Pure: observations are arguments.
 
 from __future__ import annotations
 
-import re
 import stat as modes
 from dataclasses import dataclass
 from enum import StrEnum
+from string import ascii_lowercase
 from typing import NamedTuple, Protocol
 
 INFO_FILES = ("job.toml", "proc_config.cfg", "proc_config.xml", "infos.xml")
@@ -166,11 +166,10 @@ AGAIN_BUSY = 0.05
 
 AGAIN_BUSY_MOST = 2.0
 
-_PASSED_OVER = re.compile(
-    r"\.|.*(~|\.sw[a-z]|\.tmp|\.temp|\.part|\.partial|\.filepart|\.crdownload)\Z"
-    r"|#.*#\Z|(Thumbs\.db|desktop\.ini|__MACOSX|lost\+found)\Z",
-    re.DOTALL | re.IGNORECASE,
+_SUFFIXES = frozenset(
+    [*("tmp temp part partial filepart crdownload".split()), *(f"sw{x}" for x in ascii_lowercase)]  # noqa: SIM905
 )
+_NAMES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "lost+found"))
 
 _KINDS = {
     modes.S_IFLNK: "a symbolic link; submit the file itself, for instance with cp -L",
@@ -193,7 +192,11 @@ _TOO_MANY = Standing(
 
 def passed_over(name: str) -> bool:
     """Tell whether a name is never a job's: hidden, or used by editors and copying programs."""
-    return _PASSED_OVER.match(name) is not None
+    first, last = name[:1], name[-1:]
+    if first == "." or last == "~" or (first == last == "#" and len(name) > 1):
+        return True
+    _, dot, suffix = name.rpartition(".")
+    return bool(dot and suffix.lower() in _SUFFIXES) or name.lower() in _NAMES
 
 
 def plain(name: str, stat: Stat) -> bool:
@@ -202,7 +205,7 @@ def plain(name: str, stat: Stat) -> bool:
         stat.st_mode & _PLAIN_MODES == modes.S_IFREG | modes.S_IXUSR
         and stat.st_nlink == 1
         and stat.st_size > 0
-        and _PASSED_OVER.match(name) is None
+        and not passed_over(name)
     )
 
 

@@ -136,8 +136,8 @@ class Spool(Paperwork, Requests):
         return [name for name in self.disk.names(self.root) if name != OWN]
 
     def stats(self) -> Iterator[tuple[str, Stat]]:
-        """Return the names of all entries, jobs or not, and what an lstat tells of each."""
-        return ((name, stat) for name, stat in self.disk.stats(self.root) if name != OWN)
+        """Return the names of all entries, also ``OWN``, and what an lstat tells of each."""
+        return self.disk.stats(self.root)
 
     def stat(self, name: str) -> Stat | None:
         """Return what an lstat of an entry tells, None if it is gone."""

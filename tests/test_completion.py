@@ -332,8 +332,9 @@ def test_of_too_many_names_those_that_tell_what_they_share(names: set[str]) -> N
     assert shared(few) == shared([*many])
 
 
-def test_of_too_many_jobs_likewise(spool: Path) -> None:
-    """Also where each has to be looked at for its state."""
+def test_of_too_many_jobs_likewise(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where each has to be looked at for its state, on however busy a machine."""
+    monkeypatch.setattr(completion, "PATIENCE", 30.0)
     for number in range(shells.MOST + 20):
         put(spool, f"many-{number:04}", 0o755 if number else 0o644)
     put(spool, "many-z", 0o644)

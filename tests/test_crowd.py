@@ -38,7 +38,7 @@ def count(crowd: Still) -> int:
 
 def test_list(crowd: Still) -> None:
     """Every job is listed, the running one first, in the order in which they came."""
-    rows = typed(crowd.root, "list").out.splitlines()
+    rows = typed(crowd.root, "list", "-n", "0").out.splitlines()
     assert len(rows) == 1 + 1 + count(crowd)
     assert [row.split()[0] for row in rows[1:4]] == ["runs", "j000000", "j000001"]
     assert rows[-1].split()[:2] == [f"j{COUNT - 1:06}", "queued"]

@@ -74,6 +74,7 @@ def test_beginning_waits_for_room(
         return "begun"
 
     assert daemon._patiently(begin) == "begun"
+    daemon.log.flush()
     said = capfd.readouterr().err
     assert (said.count("life.failed"), "'/a'" in said) == (2, True)
 

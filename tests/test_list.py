@@ -168,6 +168,21 @@ def test_patterns_and_all(still: Still) -> None:
     assert names(still, "[x]") == ["[x]"]
 
 
+def test_first_of_the_queue(still: Still) -> None:
+    """-n N is the first N of the queue, beside what runs; a last line says that there are more."""
+    for name in ("a", "b", "c"):
+        still.put(name)
+    still.run("r")
+    told = typed(still.root, "list", "-n", "2").out.splitlines()
+    assert [line.split()[0] for line in told] == ["NAME", "r", "a", "b", "..."]
+    assert "-n 0" in told[-1]
+    for number in ("3", "0", "9"):
+        rows = typed(still.root, "list", "-n", number).out.splitlines()[1:]
+        assert [row.split()[0] for row in rows] == ["r", "a", "b", "c"]
+    assert names(still, "-n", "1") == ["r", "a", "b", "c"]
+    assert typed(still.root, "list", "-n", "1", "--mine").out.count("\n") == 5
+
+
 def test_tags(still: Still) -> None:
     """--tag chooses by the words of the directive tags, of which a job may have several."""
     still.put("x", "#!/bin/sh\n#PMJQ tags=red,blue\n")
