@@ -63,6 +63,12 @@ NASTY = [
 """Names that mean something to a shell."""
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine nothing is left out."""
+    monkeypatch.setattr(completion, "PATIENCE", 30.0)
+
+
 @pytest.fixture
 def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a spool with a job in each place, which is the current directory."""
@@ -308,8 +314,9 @@ def test_nothing_is_changed(spool: Path) -> None:
     assert seen() == before
 
 
-def test_a_spool_that_does_not_answer() -> None:
+def test_a_spool_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was found before patience is over is offered; the rest is not waited for."""
+    monkeypatch.setattr(completion, "PATIENCE", 0.25)
     answers = threading.Event()
 
     def slow() -> Iterator[Found]:
@@ -332,9 +339,8 @@ def test_of_too_many_names_those_that_tell_what_they_share(names: set[str]) -> N
     assert shared(few) == shared([*many])
 
 
-def test_of_too_many_jobs_likewise(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where each has to be looked at for its state, on however busy a machine."""
-    monkeypatch.setattr(completion, "PATIENCE", 30.0)
+def test_of_too_many_jobs_likewise(spool: Path) -> None:
+    """Also where each has to be looked at for its state."""
     for number in range(shells.MOST + 20):
         put(spool, f"many-{number:04}", 0o755 if number else 0o644)
     put(spool, "many-z", 0o644)
