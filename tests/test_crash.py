@@ -296,7 +296,7 @@ def _events(world: World, case: Case) -> Iterator[str]:
 
 
 def _leftovers(world: World, case: Case, *, cut: bool) -> Iterator[str]:
-    """Return what is left over; what a power cut has left of earlier attempts goes after an hour."""
+    """Return what is left over; after a power cut what is of earlier attempts goes in an hour."""
     disk, own = world.disk, f"{ROOT}/.pmjq"
     for home in {case.place.archive, case.place.errors} - {None}:
         for path in disk.paths(home or ""):
