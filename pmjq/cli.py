@@ -155,8 +155,8 @@ class _Number(click.FloatRange):
     "pmjq",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=(
-        "man pmjq explains it; man pmjq-spool describes the spool on disk. "
-        "Submit with: cp job.sh SPOOL/"
+        f"Verbs: {' '.join(BUILT)}. cp job.sh SPOOL/ submits too. "
+        "man pmjq explains it; man pmjq-spool describes the spool on disk."
     ),
 )
 @click.argument("spool", metavar="SPOOL")

@@ -241,7 +241,12 @@ KEYS: dict[str, Key] = {
         Key("priority", _whole(-MOST_PRIORITY, MOST_PRIORITY), "N", "higher ones come first"),
         Key("restartable", _yes, "yes|no", "may run again after an interruption"),
         Key("retries", _whole(0, MOST_RETRIES), "N", "how often it is tried again if it fails"),
-        Key("backoff", duration, "DURATION", "pause before the first retry, then twice that, ..."),
+        Key(
+            "backoff",
+            duration,
+            "DURATION",
+            "pause before the first retry, then twice that, and so on",
+        ),
         Key("after", _jobs, "JOB,...", "not before these have ended with 0", adds=True),
         Key("after-any", _jobs, "JOB,...", "not before these have ended", adds=True),
         Key("not-before", moment, "TIME", "not before this time"),

@@ -38,6 +38,7 @@ def _with_keys(command: Callable[..., int]) -> Callable[..., int]:
         if key.name in ("name", "env"):
             continue
         flag = key.value == "yes|no"
+        meaning = "where it runs, if not here" if key.name == "directory" else key.meaning
         option = click.option(
             f"--{key.name}",
             key.field,
@@ -45,7 +46,7 @@ def _with_keys(command: Callable[..., int]) -> Callable[..., int]:
             multiple=key.adds,
             is_flag=flag,
             default=False if flag else None,
-            help=f"{key.meaning[0].upper()}{key.meaning[1:]}.",
+            help=f"{meaning[0].upper()}{meaning[1:]}.",
         )
         command = option(command)
     return command
