@@ -268,7 +268,12 @@ def plan(view: View) -> list[Action]:
                 starts.append(Start(attempt))
         elif _late(claimed, view.now):
             returns.append(Return(attempt, "claimed ahead, and no room came free"))
-        elif lined < view.ahead and claimed.since is not None and view.now >= view.start_after:
+        elif (
+            lined < view.ahead
+            and claimed.since is not None
+            and view.now >= view.start_after
+            and not _to_recall(view)
+        ):
             lined += 1
             starts.append(LineUp(attempt))
     starts += _paced(view, lined, view.executing + free)
@@ -391,10 +396,18 @@ def _paced(view: View, lined: int, most: int) -> list[Action]:
     """Return what to tell the keeper about its line: how many may run, or to forget it."""
     if not lined or view.now < view.start_after:
         return []
-    if view.line and (view.intent is not Intent.RUN or _late(view.line[0], view.now)):
+    if _to_recall(view):
         return [Recall()]
     most = most if view.replace else 0
     return [Pace(most)] if most != view.most else []
+
+
+def _to_recall(view: View) -> bool:
+    """Tell whether the line is to be given up: then nothing is added to it, or it would stay there.
+
+    The keeper tells of what stood in it when it hears of that, not of what comes after.
+    """
+    return bool(view.line) and (view.intent is not Intent.RUN or _late(view.line[0], view.now))
 
 
 def _late(claimed: Claimed, now: float) -> bool:

@@ -252,6 +252,15 @@ def test_line_is_recalled_when_the_daemon_stops(intent: Intent) -> None:
     assert plan(replace(view, start_after=1.0)) == []
 
 
+def test_nothing_lines_up_behind_what_is_recalled() -> None:
+    """The keeper tells what stood in its line when it was recalled: what came after would stay."""
+    line, claimed = (Claimed(A, 10.0),), (Claimed(B, 10.9),)
+    view = View(now=10.0 + LONGEST_AHEAD, line=line, claimed=claimed, ahead=4)
+    assert plan(view) == [Recall()]
+    before = replace(view, now=10.95)
+    assert LineUp(B) in plan(before)
+
+
 def test_what_has_been_claimed_for_long_does_not_line_up() -> None:
     """It would be recalled at once; and of what was found nobody knows for how long it waits."""
     claimed = (Claimed(A, 0.0), *found(B))
