@@ -122,9 +122,20 @@ class Disk:
                 return _look_inside(path, stat)
             if not modes.S_ISREG(stat.st_mode):
                 return Look(stat, None, None)
-            return Look(stat, _busy(fd), os.pread(fd, HEAD, 0))
+            return Look(stat, self._busy(fd), os.pread(fd, HEAD, 0))
         finally:
             os.close(fd)
+
+    def _busy(self, fd: int) -> bool | None:
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except OSError as error:
+            if error.errno == errno.EAGAIN:
+                return True
+            if error.errno in UNTOLD:
+                return None
+            raise
+        return False
 
     def writable(self, path: str) -> bool:
         """Tell whether names may be made in a directory."""
@@ -374,6 +385,16 @@ class Disk:
             self.unlink(path)
 
 
+class Onlooker(Disk):
+    """The disk of who runs nothing: no lease is taken, which a writer would be held up by.
+
+    The break of one would end a process that does not ignore SIGIO.
+    """
+
+    def _busy(self, fd: int) -> bool | None:  # noqa: ARG002  # as ``Disk`` has it
+        return None
+
+
 def _named(error: OSError, path: str) -> OSError:
     """Return the error of a call on a descriptor with the path that this was opened by."""
     return OSError(error.errno, error.strerror, path)
@@ -408,18 +429,6 @@ def _inside(path: str) -> Inside:
             if entries >= MOST_INSIDE:
                 return Inside(entries, size, newest)
     return Inside(entries, size, newest)
-
-
-def _busy(fd: int) -> bool | None:
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-    except OSError as error:
-        if error.errno == errno.EAGAIN:
-            return True
-        if error.errno in UNTOLD:
-            return None
-        raise
-    return False
 
 
 def _renameat2(source: str, target: str) -> int:

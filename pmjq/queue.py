@@ -18,7 +18,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from pmjq import job, keys, script, submission
-from pmjq.disk import Disk
+from pmjq.disk import Onlooker
 from pmjq.errors import NotFoundError, NotPermittedError, PmjqError, TryLaterError, UsageError
 from pmjq.submission import Draft, Submission
 
@@ -84,7 +84,7 @@ class Queue:
         if not given:
             raise UsageError("SPOOL is empty; name the directory that jobs are put in")
         self.path = os.path.abspath(given)
-        self._disk = Disk()
+        self._disk = Onlooker()
 
     # -- submit
 

@@ -13,7 +13,7 @@ import pytest
 
 from pmjq import disk as module
 from pmjq.directives import HEAD
-from pmjq.disk import Disk
+from pmjq.disk import Disk, Onlooker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -335,3 +335,16 @@ def test_copy_of_what_is_no_file(base: str) -> None:
         DISK.copy(f"{base}/{name}", f"{base}/{name}.copy")
     assert os.readlink(f"{base}/link.copy") == "nowhere"
     assert os.lstat(f"{base}/fifo.copy").st_mode == modes.S_IFIFO | 0o600
+
+
+def test_onlooker_holds_no_writer_up(tmp_path: Path) -> None:
+    """Who only looks takes no lease, also of a file that nobody writes, and does not say who does."""
+    path = tmp_path / "job"
+    path.write_bytes(b"#!/bin/sh\n")
+    look = Onlooker().look(str(path))
+    assert look is not None
+    assert (look.busy, look.head) == (None, b"#!/bin/sh\n")
+    with path.open("ab"):
+        again = Onlooker().look(str(path))
+        assert again is not None
+        assert again.busy is None
