@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
+    from pmjq.disk import Disk
     from pmjq.job import Record
     from pmjq.jobs import Look
     from pmjq.nodes import Seen as Node
@@ -84,7 +85,7 @@ class Queue:
         if not given:
             raise UsageError("SPOOL is empty; name the directory that jobs are put in")
         self.path = os.path.abspath(given)
-        self._disk = Onlooker()
+        self._disk: Disk = Onlooker()
 
     # -- submit
 

@@ -338,7 +338,7 @@ def test_copy_of_what_is_no_file(base: str) -> None:
 
 
 def test_onlooker_holds_no_writer_up(tmp_path: Path) -> None:
-    """Who only looks takes no lease, also of a file that nobody writes, and does not say who does."""
+    """Who only looks takes no lease, and so does not say whether anybody writes."""
     path = tmp_path / "job"
     path.write_bytes(b"#!/bin/sh\n")
     look = Onlooker().look(str(path))
