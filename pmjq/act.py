@@ -17,7 +17,7 @@ import msgspec
 from pmjq import job, plan, probe, ready, retries
 from pmjq.claims import Claims, Prepared
 from pmjq.desk import Doubt
-from pmjq.job import Attempt, Event, Spec
+from pmjq.job import Attempt, Event, Spec, Status
 from pmjq.keys import ALL_CPUS
 from pmjq.plan import Claim, End, File, LineUp, Pace, Recall, Return, Start, Stop
 from pmjq.process import Order
@@ -25,7 +25,7 @@ from pmjq.state import State
 
 if TYPE_CHECKING:
     from pmjq.desk import Desk
-    from pmjq.job import Record
+    from pmjq.job import Again, Record
     from pmjq.outside import Outside
     from pmjq.plan import Action, Candidate, Over
 
@@ -271,7 +271,8 @@ class Act:
                 # Somebody has just asked for its end, which is decided on by the next plan.
                 desk.nudges.append(None)
                 return
-            name = spool.give_back(attempt, retries.following(action, self.outside.wall()))
+            again = retries.following(action, self.outside.wall())
+            name = spool.give_back(attempt, again)
         except OSError as error:
             desk.doubtful = True
             self.outside.pauses.failed("return", error)
@@ -285,9 +286,41 @@ class Act:
             reason = "another node has taken it over"
             log.warning("job.fenced", job=attempt.name, id=attempt.id, reason=reason)
             return
+        with contextlib.suppress(OSError):
+            if spool.is_asked("cancel", attempt.id):
+                # Meanwhile somebody has: its file was here when he looked.
+                self._withdraw(name, attempt, again)
         desk.departed.pop(name, None)
         desk.nudges.append(name)
         log.info("job.returned", job=job.shown(name), id=attempt.id, reason=action.reason)
+
+    def _withdraw(self, name: str, attempt: Attempt, again: Again) -> None:
+        """Cancel a job that has just been returned, as a person does who finds it in the queue."""
+        spool = self.outside.spool
+        who = self.outside.owner(spool.asked("cancel").get(attempt.id, attempt.uid))
+        following = msgspec.structs.replace(
+            attempt,
+            id=self.claims.new_id(),
+            name=job.shown(name),
+            name_hex=job.exact(name),
+            attempt=again.attempt,
+            earlier=again.earlier,
+            node="",
+            token="",
+        )
+        reason = plan.cancelled(who)
+        wall = self.outside.wall()
+        record = job.record(following, Status(), State.CANCELLED, wall, reason)
+        try:
+            spool.prepare_record(record, f"{spool.token}.{record.id}")
+            if spool.withdraw(record):
+                spool.take_output(following)
+                spool.forget(name)
+            else:
+                spool.clear_record(record)
+            spool.answered("cancel", attempt.id)
+        except OSError as error:
+            self.outside.pauses.failed("return", error)
 
     def _file(self, record: Record) -> None:
         if self.outside.filing.file(record, self.outside.now()):

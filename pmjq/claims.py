@@ -189,12 +189,17 @@ class Claims:
             return attempt.id not in self.outside.spool.running()
         return False
 
+    @staticmethod
+    def new_id() -> str:
+        """Return an id that no job ever had."""
+        return str(uuid.uuid4())
+
     def _attempt(self, candidate: Candidate) -> Attempt:
         """Return the next attempt of a job."""
         stat, verdict, name = candidate.stat, candidate.verdict, candidate.name
         again = candidate.again or FIRST
         return Attempt(
-            id=str(uuid.uuid4()),
+            id=self.new_id(),
             name=job.shown(name),
             name_hex=job.exact(name),
             attempt=again.attempt,

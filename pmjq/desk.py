@@ -336,7 +336,7 @@ class Desk:
             reason = plan.cancelled(who)
             self.over[attempt.id] = replace(over, state=State.CANCELLED, reason=reason)
         elif told and attempt.spec.restartable and over.state is not State.DONE:
-            self.returning[attempt.id] = Return(attempt, told, stopped=True)
+            self.returning[attempt.id] = Return(attempt, told, stopped=True, status=status)
         else:
             self.end(over)
 

@@ -416,18 +416,24 @@ def _look_inside(path: str, stat: os.stat_result) -> Look:
 
 
 def _inside(path: str) -> Inside:
+    """Return what is in a directory; what is too deep for a path counts for nothing."""
     entries = size = newest = 0
-    for directory, _, files in os.walk(path):
-        for name in (".", *files):
-            try:
-                stat = os.lstat(f"{directory}/{name}")
-            except OSError:
-                continue
-            entries += 1
-            size += stat.st_size
-            newest = max(newest, stat.st_ctime_ns, stat.st_mtime_ns)
-            if entries >= MOST_INSIDE:
-                return Inside(entries, size, newest)
+    ahead = [path]
+    while ahead and entries < MOST_INSIDE:
+        directory = ahead.pop()
+        try:
+            found = [os.lstat(directory)]
+            with os.scandir(directory) as inside:
+                for entry in inside:
+                    if entry.is_dir(follow_symlinks=False):
+                        ahead.append(entry.path)
+                    else:
+                        found.append(entry.stat(follow_symlinks=False))
+        except OSError:
+            continue
+        entries += len(found)
+        size += sum(stat.st_size for stat in found)
+        newest = max(newest, *(max(stat.st_ctime_ns, stat.st_mtime_ns) for stat in found))
     return Inside(entries, size, newest)
 
 

@@ -192,8 +192,14 @@ class Entries:
         self, names: list[str], found: list[Candidate], left: list[str], wanted: int, now: float
     ) -> int:
         """Add the candidates among some entries to what was found; return how many are missing."""
-        for name in names:
-            candidate = self._examination.candidate(name, now) if wanted > 0 else None
+        for number, name in enumerate(names):
+            try:
+                candidate = self._examination.candidate(name, now) if wanted > 0 else None
+            except BaseException:
+                # Whatever it was: none of them is forgotten for it.
+                for untried in (*names[number:], *left):
+                    self.desk.backlog.put_back(untried)
+                raise
             if candidate is not None:
                 found.append(candidate)
                 wanted -= 1

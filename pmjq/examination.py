@@ -29,6 +29,9 @@ STALE = 40.0
 UNREAD = 0.5
 """Seconds until what could not be read is read again."""
 
+CLOSED = 2.0
+"""Seconds until an entry that cannot be opened is tried again."""
+
 LONGEST_DEFERRED = 60.0
 """Seconds until a job that waits for others, or for a time, is looked at again without news."""
 
@@ -70,8 +73,12 @@ class Examination:
 
         None: it is not to be claimed now.
         """
-        backlog = self.desk.backlog
-        look = self.outside.spool.look(name)
+        backlog, spool = self.desk.backlog, self.outside.spool
+        try:
+            look = spool.look(name)
+        except OSError as error:
+            self._shut(name, error, now)
+            return None
         if look is None:
             backlog.forget(name)
             return None
@@ -83,6 +90,17 @@ class Examination:
         if isinstance(found.verdict, Refusal) and not found.verdict.cancels:
             backlog.put_aside(name, look.stat, ready.bad(found.verdict.reason), now)
         return found
+
+    def _shut(self, name: str, error: OSError, now: float) -> None:
+        """Put an entry aside that cannot be opened: others may be, and they come first."""
+        stat = self.outside.spool.stat(name)
+        if stat is None:
+            self.desk.backlog.forget(name)
+            return
+        leased = error.errno == errno.EAGAIN
+        why = "another program keeps it to itself" if leased else error.strerror
+        standing = Standing(Kind.INCOMING, f"cannot be opened ({why})", CLOSED)
+        self.desk.backlog.put_aside(name, stat, standing, now)
 
     def _settled(self, name: str, look: Look, age: float) -> Standing | None:
         """Return what an entry is that is no settled job; None if it is one."""

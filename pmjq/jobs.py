@@ -68,7 +68,7 @@ class Look:
 
     # -- in the spool
 
-    def queued(self, most: int | None = None) -> list[Seen]:
+    def queued(self, most: int | None = None, *, opened: int = EXAMINED) -> list[Seen]:
         """Return what is in the spool, in the order in which it is to be run; ``most`` of it."""
         spool, own = self.spool, self._archives() | {OWN}
         # Only what decides the order is kept: the stats of 100,000 take 60 MB.
@@ -82,7 +82,7 @@ class Look:
             stat = spool.stat(name)
             if stat is None:
                 continue
-            if len(jobs) < EXAMINED or name in back or ready.is_directory(stat):
+            if len(jobs) < opened or name in back or ready.is_directory(stat):
                 jobs.append(self._entry(name, stat, closed, back, hand))
             else:
                 jobs.append(self._unopened(name, stat, closed))
@@ -147,7 +147,8 @@ class Look:
         spec: Spec | Refusal | None = None
         is_job = standing.kind is not Kind.PASSED_OVER
         shut = ready.is_directory(stat) and not self.spool.searchable(name)
-        if (standing.kind is Kind.QUEUED or ready.is_directory(stat)) and not shut:
+        examined_kind = standing.kind in (Kind.QUEUED, Kind.HELD)
+        if (examined_kind or ready.is_directory(stat)) and not shut:
             examined, spec = self._examined(name, standing)
             is_job = is_job and examined.kind is not Kind.LEFT
             standing = examined if standing.kind is Kind.QUEUED else standing
@@ -315,13 +316,13 @@ class Look:
 
     # -- one job
 
-    def living(self, most: int | None = None) -> list[Seen]:
+    def living(self, most: int | None = None, *, opened: int = EXAMINED) -> list[Seen]:
         """Return what has not ended: what the nodes have first, then the queue, the first of it.
 
         Read in the order in which jobs go, so that none is missed that moves meanwhile.
         """
         changed = self.spool.changed()
-        queued = self.queued(most)
+        queued = self.queued(most, opened=opened)
         claimed = self.claimed()
         if most is None and self.spool.changed() != changed:
             # One may have gone back into the queue.
@@ -480,4 +481,6 @@ def _same(before: Seen, now: Seen) -> bool:
 
 def is_entry(name: str) -> bool:
     """Tell whether a text can be the name of an entry of the spool."""
-    return bool(name) and "/" not in name and "\0" not in name and name not in (".", "..", ".pmjq")
+    size = len(name.encode("utf-8", "surrogateescape"))
+    legal = 0 < size <= job.NAME_MAX and "/" not in name and "\0" not in name
+    return legal and name not in (".", "..", OWN)

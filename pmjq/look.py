@@ -302,7 +302,7 @@ class Look:
         elif attempt.spec.restartable:
             reason = "was interrupted; it is restartable"
             if doubt.rebooted:
-                desk.returning[attempt.id] = Return(attempt, reason, stopped=True)
+                desk.returning[attempt.id] = Return(attempt, reason, stopped=True, status=status)
             else:
                 # Its first process is gone, which says nothing of the others.
                 desk.clear_away(attempt, status, now, reason)

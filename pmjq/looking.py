@@ -60,11 +60,10 @@ def list_jobs(names: tuple[str, ...], spool: str | None, *, as_json: bool, **opt
     chosen = names or options["mine"] or options["states"] or options["tags"]
     most = None if as_json or chosen else options["most"] or None
     # One more tells whether there are more.
-    found = Queue(face.root(spool)).list(names, most=None if most is None else most + 1)
+    limit = None if most is None else most + 1
+    found = Queue(face.root(spool)).list(names, tags=options["tags"], most=limit)
     if options["mine"]:
         found = [one for one in found if one.uid == os.geteuid()]
-    if options["tags"]:
-        found = [one for one in found if keys.tags(one.directives) & set(options["tags"])]
     if options["states"]:
         found = [one for one in found if one.state in face.states(options["states"])]
     if as_json:

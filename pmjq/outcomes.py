@@ -85,8 +85,8 @@ class Outcomes:
         return woken
 
     def _hear(self) -> None:
-        """Take note of what has ended since the last time."""
-        if self._news is None or not self._waiting:
+        """Take note of what has ended since the last time, of all that was ever asked for."""
+        if self._news is None:
             return
         for event in self._news.events():
             record = event.record
@@ -95,9 +95,9 @@ class Outcomes:
             earlier = (one.id for one in record.earlier)
             for other in (job.real_name(record.name, record.name_hex), record.id, *earlier):
                 woken = self._waiting.pop(other, None)
-                if woken is not None:
+                self._woken |= woken or set()
+                if woken is not None or other in self._ended:
                     self._ended[other] = record.state
-                    self._woken |= woken
 
     def _wait(self, name: str, other: str) -> Verdict:
         if self._waits_for(other, name):
@@ -111,15 +111,14 @@ class Outcomes:
         if self._news is None:
             # Before the first look: what ends in between is in one of both.
             self._news = News(self._spool)
-        # One that has ended may have been put into the queue again.
         if self._queued(other) or self._in_hand(other):
+            # One that has ended may have been put into the queue again: that counts no more.
+            self._ended.pop(other, None)
             return None
-        if other in self._waiting:
+        self._hear()
+        if other in self._ended or other in self._waiting:
             # The events have been searched for it, and are listened to.
-            self._hear()
             return self._ended.get(other)
-        if other in self._ended:
-            return self._ended[other]
         hexadecimal, shown = job.exact(other), job.shown(other)
         needle = hexadecimal.encode() or msgspec.json.encode(shown)[1:-1]
         for record in history.records(self._spool, needle=needle):

@@ -102,7 +102,7 @@ class Return:
 
     ``stopped``: its status says that it is over. Else it must be kept from starting first.
     ``over``: how an attempt failed after which the job asks for another. ``again``: what is
-    remembered of it stays so.
+    remembered of it stays so. ``status``: how far a stopped one had got.
     """
 
     attempt: Attempt
@@ -110,6 +110,7 @@ class Return:
     stopped: bool = False
     over: Over | None = None
     again: Again | None = None
+    status: Status | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,7 +447,7 @@ def _cancelled(view: View, back: Return) -> list[Action]:
     """Return the end of a job that nothing runs of and whose end is asked for."""
     if view.now < view.end_after:
         return []
-    status = back.over.status if back.over is not None else Status()
+    status = back.over.status if back.over is not None else back.status or Status()
     reason = cancelled(view.asked[back.attempt.id])
     return [End(Over(back.attempt, status, State.CANCELLED, reason, sure=back.stopped))]
 

@@ -12,6 +12,7 @@ be quick.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from functools import wraps
 from itertools import chain, islice
@@ -161,15 +162,29 @@ class Queue:
         return nodes.look(self.opened(), probe.machine(), time.time, watch, time.sleep)
 
     @_telling
-    def list(self, names: Sequence[str] = (), *, most: int | None = None) -> Jobs:
+    def list(
+        self,
+        names: Sequence[str] = (),
+        *,
+        tags: Collection[str] = (),
+        most: int | None = None,
+    ) -> Jobs:
         """Return the jobs that have not ended, those that run first.
 
-        ``names``: only these; ``most``: of the queue only the first so many.
+        ``names``: only these; ``tags``: only those with one of them; ``most``: of the queue only
+        the first so many.
         """
         look = self.look()
         if names:
-            return [one for one in self._meant(look, names) if one.living]
-        return look.living(most)
+            found = [one for one in self._meant(look, names) if one.living]
+        elif tags:
+            # Each has to be opened for its tags.
+            found = look.living(most, opened=sys.maxsize)
+        else:
+            found = look.living(most)
+        if tags:
+            found = [one for one in found if not keys.tags(one.directives).isdisjoint(tags)]
+        return found
 
     @_telling
     def show(self, name: str) -> Jobs:
@@ -365,9 +380,12 @@ class Queue:
 
     def _node_names(self, names: Sequence[str], all_of_them: set[str]) -> Sequence[str]:
         """Return the nodes that are named; ``all_of_them``: beside those that are drained."""
+        from pmjq import node
+
         drained = set(self.opened().drained())
         wanted = sorted(all_of_them | drained) if ALL in names else list(dict.fromkeys(names))
         known = drained | {one.name for one in self.nodes()}
+        known |= {node.name_of(token) for token in self.opened().tellers()}
         for name in wanted:
             if name not in known:
                 raise NotFoundError(f"{job.shown(name)}: no such node here; pmjq nodes lists them")

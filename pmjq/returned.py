@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pmjq import job
+from pmjq import job, ready
 from pmjq.job import Again
 from pmjq.tree import Tree
 
@@ -61,8 +61,8 @@ class Returned(Tree):
 
         ``building``: under which name it is made in ``tmp/``, where that is not a life's.
         """
-        mtime = stat.st_mtime_ns // 1_000_000_000
-        again = msgspec.structs.replace(again, size=stat.st_size, mtime=mtime)
+        size, mtime = _print(stat)
+        again = msgspec.structs.replace(again, size=size, mtime=mtime)
         self._mkdir(self._again)
         data = msgspec.json.encode(again) + b"\n"
         # Durable, and whole or not at all: without it a job that failed would be tried too often.
@@ -136,4 +136,11 @@ class Returned(Tree):
 
 
 def _same(again: Again, stat: Stat) -> bool:
-    return (again.size, again.mtime) == (stat.st_size, stat.st_mtime_ns // 1_000_000_000)
+    return (again.size, again.mtime) == _print(stat)
+
+
+def _print(stat: Stat) -> tuple[int, int]:
+    """Return what tells a job of a name from another; a directory changes while it waits."""
+    if ready.is_directory(stat):
+        return -1, 0
+    return stat.st_size, stat.st_mtime_ns // 1_000_000_000

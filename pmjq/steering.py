@@ -9,6 +9,7 @@ file with its name, also after a restart.
 from __future__ import annotations
 
 import contextlib
+import os
 import stat as modes
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pmjq import job
-from pmjq.job import Again, Attempt, Status, Try
+from pmjq.job import Again, Attempt, Spec, Status, Try
 from pmjq.nodes import Pulse
 from pmjq.state import State
 from pmjq.submission import mark, refusal, unique
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 EXECUTE = 0o111
 EXECUTE_OWNER = 0o100
+READ = 0o444
 
 CHASES = 5
 """How often a job is looked for that moves while it is to be cancelled."""
@@ -78,7 +80,8 @@ class Steering:
         """Let a job go that is held."""
         if seen.state is not State.HELD:
             return _answer(seen, f"is {seen.state}, not held")
-        return self._chmod(seen, "released", lambda mode: mode | EXECUTE_OWNER)
+        # As hold took it: from all who may read it.
+        return self._chmod(seen, "released", lambda mode: mode | EXECUTE_OWNER | (mode & READ) >> 2)
 
     def cancel(self, seen: Seen) -> Answer:
         """End a job: a queued one at once, one that a node has by asking the node."""
@@ -125,7 +128,7 @@ class Steering:
         except OSError as error:
             with contextlib.suppress(OSError):
                 spool.remove(part)
-            raise refusal(spool.root, error) from error
+            raise refusal(os.fsdecode(error.filename or spool.root), error) from error
         text = "is in the queue again" + (
             f" as {job.shown(name)}" if name != seen.file_name else ""
         )
@@ -198,6 +201,7 @@ class Steering:
             token="",
             queued=seen.queued or now,
             claimed=now,
+            spec=Spec(directives=seen.directives),
         )
         reason = f"cancelled by {self.who} before it was started"
         record = job.record(attempt, Status(), State.CANCELLED, self.wall(), reason)
@@ -286,7 +290,9 @@ def _after(seen: Seen) -> Again:
         signal=seen.signal,
         reason=seen.reason,
     )
-    return Again(tried.attempt + 1, earlier=(*seen.earlier, tried))
+    # What was never executed does not count.
+    number = tried.attempt + (seen.started is not None or seen.state is State.LOST)
+    return Again(number, earlier=(*seen.earlier, tried))
 
 
 def _answer(seen: Seen, text: str, *, done: bool = False, job_id: str = "") -> Answer:

@@ -37,6 +37,9 @@ _LETTERS = string.ascii_lowercase + string.digits
 TOGETHER = 256
 """Jobs that share their syncs: as many descriptors are open at once."""
 
+MOST_OF_ARRAY = 100_000
+"""Jobs of an array: more is a slip of the key more often than it is meant."""
+
 RUNNABLE, HELD = 0o755, 0o644
 
 
@@ -165,7 +168,10 @@ def numbers(text: str) -> tuple[list[int], int | None]:
         stride = int(step) if colon else 1
         if not stride or (dash and int(last) < int(first)):
             raise wrong
-        found |= dict.fromkeys(range(int(first), int(last if dash else first) + 1, stride))
+        span_of = range(int(first), int(last if dash else first) + 1, stride)
+        if len(found) + len(span_of) > MOST_OF_ARRAY:
+            raise ValueError(f"are more than {MOST_OF_ARRAY} jobs; submit it in parts")
+        found |= dict.fromkeys(span_of)
     return list(found), int(limit) if percent else None
 
 

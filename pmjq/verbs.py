@@ -34,10 +34,14 @@ def nodes(spool: str | None, watch: float, *, as_json: bool) -> int:
 
     Only reads; no daemon need run.
     """
+    import math
+
     from pmjq import nodes as seen
     from pmjq import probe
     from pmjq.disk import Disk
 
+    if not math.isfinite(watch):
+        raise UsageError("nodes: --watch wants a number of seconds")
     opened = seen.opened(Disk(), face.root(spool))
     lives = seen.look(opened, probe.machine(), time.time, watch, time.sleep)
     if as_json:
