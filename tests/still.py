@@ -106,7 +106,7 @@ MODULES = (
     "queue jobs looking steer submit verbs steering pruning waiting walk probe account history "
     "nodes render"
 )
-STANDARD = "_strptime ctypes difflib encodings.utf_8_sig fnmatch grp os pwd sys uuid"
+STANDARD = "_strptime ctypes difflib encodings.utf_8_sig fnmatch grp os pwd sys tomllib uuid"
 """What is imported before the user changes: a library in somebody's home is shut then."""
 
 

@@ -309,7 +309,8 @@ def test_finish_is_for_what_was_in_doubt(desk: Desk, told: Run | None) -> None:
 
 def test_interrupted_job_is_returned_when_nothing_of_it_is_left(desk: Desk) -> None:
     """What its first process left running has to end before the job runs again, and is ended."""
-    desk.clear_away(RESTARTABLE, Status(started=1000.0, pid=7), 12.0, "was interrupted")
+    status = Status(started=1000.0, pid=7)
+    desk.clear_away(RESTARTABLE, status, 12.0, "was interrupted")
     assert (places(desk), desk.busy()) == (["remains"], 1)
     # Nobody knows whose number its first process's is by now.
     assert desk.left_over() == {"a": 0}
@@ -319,7 +320,8 @@ def test_interrupted_job_is_returned_when_nothing_of_it_is_left(desk: Desk) -> N
     assert desk.deadlines(13.0, 10.0)[1:] == [13.0 + REMAINS_PAUSE, 23.0]
     desk.gone("a", 14.0)
     assert places(desk) == ["returning"]
-    assert desk.returning["a"] == Return(RESTARTABLE, "was interrupted", stopped=True)
+    back = Return(RESTARTABLE, "was interrupted", stopped=True, status=status)
+    assert desk.returning["a"] == back
     assert (desk.unwanted(), desk.left_over(), desk.busy()) == ((), {}, 0)
 
 

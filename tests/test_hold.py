@@ -50,7 +50,7 @@ def test_hold_and_release(still: Still) -> None:
     assert (told.code, told.out, mode(path)) == (0, "x: held\n", 0o644)
     assert typed(still.root, "list", "--json").one["state"] == "held"
     told = typed(still.root, "release", "x")
-    assert (told.code, told.out, mode(path)) == (0, "x: released\n", 0o744)
+    assert (told.code, told.out, mode(path)) == (0, "x: released\n", 0o755)
     assert typed(still.root, "list", "--json").one["state"] == "queued"
 
 
@@ -114,7 +114,7 @@ def test_all_and_patterns(still: Still) -> None:
     assert typed(still.root, "hold", "ALL").code == 0
     assert [mode(path) for path in paths] == [0o644, 0o644, 0o644]
     assert typed(still.root, "release", "ALL").code == 0
-    assert [mode(path) for path in paths] == [0o744, 0o744, 0o744]
+    assert [mode(path) for path in paths] == [0o755, 0o755, 0o755]
 
 
 def test_release_all_where_some_are_not_held(still: Still) -> None:
@@ -190,7 +190,7 @@ def test_directory_job_of_somebody_whom_modes_bind() -> None:
 def test_any_name(still: Still, name: str) -> None:
     """Whatever a job is called, it is held and let go, each told in one line."""
     path = still.put(name)
-    for verb, after in (("hold", 0o644), ("release", 0o744)):
+    for verb, after in (("hold", 0o644), ("release", 0o755)):
         told = typed(still.root, verb, "--", name)
         assert (told.code, told.out.count("\n"), mode(path)) == (0, 1, after)
         assert told.out[:-1].isprintable()
