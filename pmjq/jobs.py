@@ -52,7 +52,7 @@ _STATES = {Kind.QUEUED: State.QUEUED, Kind.HELD: State.HELD}
 class Look:
     """What is needed to look at jobs: the spool, its nodes, and whom a number is.
 
-    ``now``: the time of day.
+    ``now``: the time of day. ``opened``: how many queued entries are opened for what they ask for.
     """
 
     spool: Spool
@@ -60,6 +60,7 @@ class Look:
     owner: Callable[[int], str]
     now: float
     aside: dict[str, str] = field(default_factory=dict)
+    opened: int = EXAMINED
     outcomes: Outcomes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,7 +69,7 @@ class Look:
 
     # -- in the spool
 
-    def queued(self, most: int | None = None, *, opened: int = EXAMINED) -> list[Seen]:
+    def queued(self, most: int | None = None) -> list[Seen]:
         """Return what is in the spool, in the order in which it is to be run; ``most`` of it."""
         spool, own = self.spool, self._archives() | {OWN}
         # Only what decides the order is kept: the stats of 100,000 take 60 MB.
@@ -82,7 +83,7 @@ class Look:
             stat = spool.stat(name)
             if stat is None:
                 continue
-            if len(jobs) < opened or name in back or ready.is_directory(stat):
+            if len(jobs) < self.opened or name in back or ready.is_directory(stat):
                 jobs.append(self._entry(name, stat, closed, back, hand))
             else:
                 jobs.append(self._unopened(name, stat, closed))
@@ -316,13 +317,13 @@ class Look:
 
     # -- one job
 
-    def living(self, most: int | None = None, *, opened: int = EXAMINED) -> list[Seen]:
+    def living(self, most: int | None = None) -> list[Seen]:
         """Return what has not ended: what the nodes have first, then the queue, the first of it.
 
         Read in the order in which jobs go, so that none is missed that moves meanwhile.
         """
         changed = self.spool.changed()
-        queued = self.queued(most, opened=opened)
+        queued = self.queued(most)
         claimed = self.claimed()
         if most is None and self.spool.changed() != changed:
             # One may have gone back into the queue.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
 from functools import wraps
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
@@ -175,11 +176,11 @@ class Queue:
         the first so many.
         """
         look = self.look()
+        if tags:
+            # Each has to be opened for its tags.
+            look = replace(look, opened=sys.maxsize)
         if names:
             found = [one for one in self._meant(look, names) if one.living]
-        elif tags:
-            # Each has to be opened for its tags.
-            found = look.living(most, opened=sys.maxsize)
         else:
             found = look.living(most)
         if tags:

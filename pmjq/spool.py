@@ -195,7 +195,7 @@ class Spool(Paperwork, Requests):
         name = job.real_name(attempt.name, attempt.name_hex)
         baton, free, number = f"{self._run}/{attempt.id}", name, 1
         self.disk.unlink(f"{self._job}/{attempt.id}/{executable_name(name)}")
-        stat = self.disk.stat(baton) if again.attempt > 1 else None
+        stat = self.disk.stat(baton) if again.attempt > 1 or again.earlier else None
         if stat is not None:
             self.keep_output(attempt, again)
         while True:

@@ -201,7 +201,7 @@ class Steering:
             token="",
             queued=seen.queued or now,
             claimed=now,
-            spec=Spec(directives=seen.directives),
+            spec=Spec(directives=self._directives(seen)),
         )
         reason = f"cancelled by {self.who} before it was started"
         record = job.record(attempt, Status(), State.CANCELLED, self.wall(), reason)
@@ -223,6 +223,11 @@ class Steering:
         with contextlib.suppress(OSError):
             self._nudge()
         return _answer(seen, "cancelled", done=True, job_id=record.id)
+
+    def _directives(self, seen: Seen) -> tuple[str, ...]:
+        """Return what a queued job asks for, which of one of very many has not been read yet."""
+        here = seen if seen.directives else self.look.entry(seen.file_name)
+        return here.directives if here is not None else ()
 
     def _remove(self, seen: Seen, error: OSError) -> Answer | None:
         """Remove a job where pmjq's own tree may not be written: it leaves no record."""

@@ -169,9 +169,9 @@ def numbers(text: str) -> tuple[list[int], int | None]:
         if not stride or (dash and int(last) < int(first)):
             raise wrong
         span_of = range(int(first), int(last if dash else first) + 1, stride)
-        if len(found) + len(span_of) > MOST_OF_ARRAY:
+        found |= dict.fromkeys(span_of[: MOST_OF_ARRAY + 1])
+        if len(found) > MOST_OF_ARRAY:
             raise ValueError(f"are more than {MOST_OF_ARRAY} jobs; submit it in parts")
-        found |= dict.fromkeys(span_of)
     return list(found), int(limit) if percent else None
 
 

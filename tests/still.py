@@ -31,6 +31,7 @@ from pmjq import job, probe
 from pmjq.cli import main
 from pmjq.disk import Disk
 from pmjq.job import Attempt, Event, Record, Spec, Status, Try
+from pmjq.jobs import EXAMINED
 from pmjq.node import Life, token
 from pmjq.spool import Spool
 from pmjq.state import State
@@ -194,6 +195,11 @@ class Still:
         if uid is not None:
             os.chown(path, uid, uid)
         return path
+
+    def crowd(self) -> None:
+        """Put as many jobs into the queue as are opened where all are listed."""
+        for number in range(EXAMINED):
+            self.put(f"crowd{number}")
 
     def node(self, name: str = "a", *, alive: bool = True, **said: Any) -> Spool:  # noqa: ANN401  # fields of a life
         """Let a node have a life here; return the spool as that life sees it."""

@@ -246,6 +246,25 @@ def test_between_two_attempts_its_output(still: Still) -> None:
     assert typed(still.root, "logs", "x").out == "first\n"
 
 
+@pytest.mark.parametrize("mode", [0o755, 0o644])
+def test_what_it_asks_for_is_in_its_record(still: Still, mode: int) -> None:
+    """What a queued or held job asked for is known of it afterwards, and finds it."""
+    still.put("x", "#!/bin/sh\n#PMJQ cpus=2 tags=red\n", mode=mode)
+    still.put("y")
+    assert typed(still.root, "cancel", "x", "y").code == 0
+    told = typed(still.root, "history", "--json", "--tag", "red").one
+    assert (told["name"], told["directives"]) == ("x", ["cpus=2", "tags=red"])
+    assert "directives  cpus=2 tags=red" in typed(still.root, "show", "x").out.splitlines()
+
+
+def test_what_one_of_very_many_asks_for(still: Still) -> None:
+    """It is in its record also where the queue is so long that it was not opened to be listed."""
+    still.crowd()
+    still.put("x1", "#!/bin/sh\n#PMJQ tags=red\n")
+    assert typed(still.root, "cancel", "x*").code == 0
+    assert typed(still.root, "history", "--json", "--tag", "red").one["name"] == "x1"
+
+
 def test_many_at_once(still: Still) -> None:
     """Of many who cancel one job one does; there is one record, and no other trace."""
     queue = Queue(still.root)

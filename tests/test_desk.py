@@ -261,13 +261,13 @@ def test_told_to_stop_is_cancelled(desk: Desk, code: int | None, state: State) -
 
 def test_told_to_stop_is_returned_if_restartable(desk: Desk) -> None:
     """A restartable job that was stopped with the daemon is queued again; it is surely stopped."""
-    run = replace(TOLD, attempt=RESTARTABLE)
-    running(desk, run).ended("a", Status(started=1000.0, ended=1001.0, code=-15), 12.0)
+    status = Status(started=1000.0, ended=1001.0, code=-15)
+    running(desk, replace(TOLD, attempt=RESTARTABLE)).ended("a", status, 12.0)
     assert places(desk) == ["remains"]
     desk.gone("a", 13.0)
     assert places(desk) == ["returning"]
     back = desk.returning["a"]
-    assert (back.attempt, back.stopped) == (RESTARTABLE, True)
+    assert (back.attempt, back.stopped, back.status) == (RESTARTABLE, True, status)
     assert "restartable" in back.reason
     assert desk.busy() == 0
 

@@ -191,6 +191,21 @@ def test_drained_while_it_is_down(tmp_path: Path) -> None:
         assert live.runs("x") == 0
 
 
+def test_drained_while_it_is_stopped(tmp_path: Path) -> None:
+    """A node whose daemon was stopped in order can be drained, though no life of it is listed."""
+    with Live(tmp_path, "--node", "a") as live:
+        live.drop("first")
+        live.ended("first")
+        assert live.stop() == 0
+        assert typed(live, "nodes", "--json").out == ""
+        typed(live, "resume", "a").refused(NOT_SO, "a: is not drained")
+        assert typed(live, "drain", "a").code == 0
+        live.drop("x", live.side_effect("x"))
+        live.start()
+        eventually(lambda: live.node().get("queued"))
+        assert live.runs("x") == 0
+
+
 def test_others_go_on(tmp_path: Path) -> None:
     """The other nodes take what a drained one leaves."""
     spool = tmp_path / "spool"

@@ -193,6 +193,32 @@ def test_tags(still: Still) -> None:
     assert names(still, "--tag", "re") == []
 
 
+@pytest.mark.parametrize("words", [[], ["x*"]], ids=["of all", "of a pattern"])
+def test_tags_in_a_long_queue(still: Still, words: list[str]) -> None:
+    """--tag finds a job wherever it is in the queue."""
+    still.crowd()
+    still.put("x1", "#!/bin/sh\n#PMJQ tags=red\n")
+    assert typed(still.root, "list", "--json").lines[-1]["directives"] == []
+    assert names(still, "--tag", "red", *words) == ["x1"]
+
+
+def test_held_with_what_it_asks_for(still: Still) -> None:
+    """A held job is listed and found by what it asks for, and is held all the same."""
+    still.put("x", "#!/bin/sh\n#PMJQ cpus=2 tags=red\n", mode=0o644)
+    told = typed(still.root, "list", "--json", "--tag", "red").one
+    assert (told["state"], told["directives"]) == ("held", ["cpus=2", "tags=red"])
+    assert told["reason"] == "not executable; chmod u+x releases it"
+
+
+def test_held_with_wrong_directives(still: Still) -> None:
+    """What is wrong with a held job is told once it is released; it can be mended until then."""
+    path = still.put("x", "#!/bin/sh\n#PMJQ nope\n", mode=0o644)
+    told = typed(still.root, "list", "--json").one
+    assert (told["state"], told["directives"]) == ("held", [])
+    path.chmod(0o755)
+    assert typed(still.root, "list", "--json").one["state"] == "incoming"
+
+
 def test_all_of_mine(still: Still) -> None:
     """ALL leaves out what others own, and what is no job."""
     if os.geteuid():

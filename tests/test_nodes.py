@@ -359,6 +359,16 @@ def test_the_spool_is_named_by_option_environment_or_where_one_is(
     assert run("-s", "").returncode == 64
 
 
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "x", ""])
+def test_wrong_seconds(spool: Path, seconds: str) -> None:
+    """Nobody can wait so long: that is told in one line."""
+    lives(spool)
+    done = run("-s", str(spool), "--watch", seconds)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (64, "", 1)
+    assert done.stderr.startswith("pmjq: ")
+    assert "--watch" in done.stderr
+
+
 def test_a_spool_without_nodes(spool: Path) -> None:
     """Nobody is there: nothing is printed, and that is no error."""
     assert (run("-s", str(spool)).returncode, run("-s", str(spool)).stdout) == (0, "")

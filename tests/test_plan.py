@@ -368,6 +368,17 @@ def test_returns_are_carried_out() -> None:
     assert plan(View(now=4.9, returning=(back,), return_after=5.0)) == []
 
 
+@pytest.mark.parametrize("status", [None, Status(started=1000.0, ended=1001.0, code=-15)])
+def test_stopped_and_cancelled_before_it_is_given_back(status: Status | None) -> None:
+    """What was asked for while it was to be returned is an end, which tells how far it had got."""
+    back = Return(A, "was interrupted; it is restartable", stopped=True, status=status)
+    view = View(now=5.0, returning=(back,), asked={"a": "ann"}, end_after=5.0)
+    reason = "cancelled by ann"
+    expected = Over(A, status or Status(), State.CANCELLED, reason, sure=True)
+    assert plan(view) == [End(expected)]
+    assert plan(replace(view, now=4.9)) == []
+
+
 def test_claimed_ahead_is_not_given_back_before_its_pause_is_over() -> None:
     """Where returning failed, it is not tried again and again."""
     assert plan(View(now=4.9, claimed=(Claimed(A, 0.0),), return_after=5.0)) == []

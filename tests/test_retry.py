@@ -52,6 +52,36 @@ def test_as_it_was(still: Still, state: State) -> None:
     assert [(one["id"], one["state"]) for one in shown["earlier"]] == [(record.id, str(state))]
 
 
+@pytest.mark.parametrize(
+    ("state", "code", "attempt"),
+    [
+        (State.CANCELLED, None, 1),
+        (State.CANCELLED, -15, 2),
+        (State.FAILED, 5, 2),
+        (State.LOST, None, 2),
+    ],
+)
+def test_what_counts_as_an_attempt(
+    still: Still, state: State, code: int | None, attempt: int
+) -> None:
+    """What was executed, and what may have been; not what was cancelled before it was started."""
+    record = still.ended("x", state, code=code)
+    assert typed(still.root, "retry", "x").code == 0
+    shown = typed(still.root, "show", "--json", "x").one
+    assert (shown["attempt"], [one["id"] for one in shown["earlier"]]) == (attempt, [record.id])
+
+
+def test_cancelled_in_the_queue_again_and_again(still: Still) -> None:
+    """No attempt is counted, however often; each time is known."""
+    still.put("x")
+    for number in range(1, 4):
+        assert typed(still.root, "cancel", "x").code == 0
+        assert typed(still.root, "retry", "x").code == 0
+        shown = typed(still.root, "show", "--json", "x").one
+        states = [one["state"] for one in shown["earlier"]]
+        assert (shown["attempt"], states) == (1, ["cancelled"] * number)
+
+
 def test_last_of_several(still: Still) -> None:
     """Of several that ended under one name the last is meant; an id means its own."""
     first = still.ended("x", text=TEXT + "# 1\n", ago=50)
@@ -277,11 +307,14 @@ def test_cancelled_one(live: Live) -> None:
     """A job that was cancelled before it ran can be tried, and then runs."""
     live.drop("x", live.side_effect("x"), mode=0o644)
     assert typed(live, "cancel", "x").code == 0
-    live.ended("x")
+    first = live.ended("x").record
     assert typed(live, "retry", "x").code == 0
     assert typed(live, "list", "--json", "x").one["state"] == "held"
     assert typed(live, "release", "x").code == 0
     eventually(lambda: live.runs("x"))
+    eventually(lambda: len(live.named("x")) == 2)
+    (second,) = (one.record for one in live.named("x") if one.record.id != first.id)
+    assert (second.attempt, [one.id for one in second.earlier]) == (1, [first.id])
 
 
 def test_archive_elsewhere(tmp_path: Path) -> None:

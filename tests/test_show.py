@@ -46,6 +46,14 @@ def test_queued(still: Still) -> None:
     ]
 
 
+def test_held(still: Still) -> None:
+    """A held job is shown with what it asks for, and how to release it."""
+    still.put("x", "#!/bin/sh\n#PMJQ cpus=2\n", mode=0o644)
+    shown = facts(still, "x")
+    assert (shown["state"], shown["directives"]) == ("held", "cpus=2")
+    assert "chmod u+x" in shown["reason"]
+
+
 def test_running(still: Still) -> None:
     """A running job is shown with its node, its id, its times and where its output is."""
     attempt = still.run("x")

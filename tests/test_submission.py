@@ -15,7 +15,16 @@ from pmjq import ready, submission
 from pmjq.disk import Disk
 from pmjq.errors import CannotCreateError, NotFoundError, NotPermittedError
 from pmjq.ready import Kind, Rules
-from pmjq.submission import MARK_LENGTH, TOGETHER, Draft, Submission, lines, numbers, unique
+from pmjq.submission import (
+    MARK_LENGTH,
+    MOST_OF_ARRAY,
+    TOGETHER,
+    Draft,
+    Submission,
+    lines,
+    numbers,
+    unique,
+)
 
 ROOT = "/srv/spool"
 TMP = f"{ROOT}/.pmjq/tmp"
@@ -364,6 +373,19 @@ def test_numbers(text: str, expected: tuple[list[int], int | None]) -> None:
 def test_wrong_numbers(text: str) -> None:
     """Anything else is refused with an example of each."""
     with pytest.raises(ValueError, match="must be numbers and ranges, for instance 0-99"):
+        numbers(text)
+
+
+@pytest.mark.parametrize("text", ["0-99999", "1-100000%8", "0-99999999:1000", "0-99999,7,5-9"])
+def test_as_many_numbers_as_may_be(text: str) -> None:
+    """An array of so many jobs is one; what is named twice counts once."""
+    assert len(numbers(text)[0]) == MOST_OF_ARRAY
+
+
+@pytest.mark.parametrize("text", ["0-100000", "0-99999999", "0-99999,100000", "1-99999,0-1,100000"])
+def test_too_many_numbers(text: str) -> None:
+    """More are refused, before they take the memory, and it is said how many may be."""
+    with pytest.raises(ValueError, match="more than 100000 jobs"):
         numbers(text)
 
 

@@ -402,6 +402,13 @@ def test_wrong_array(text: str, here: Path, capsys: Captured) -> None:
     assert f"--array {text}: must be numbers and ranges" in told
 
 
+def test_array_of_too_many(here: Path, capsys: Captured) -> None:
+    """It is refused as a whole, and it is said how many may be."""
+    told = refusal(here, capsys, USAGE, "--array", "0-100000", "true")
+    assert "--array 0-100000: " in told
+    assert "more than 100000 jobs" in told
+
+
 def test_array_of_a_batch(here: Path) -> None:
     """Each line for each index."""
     (here / "list").write_text("echo a\necho b\n")

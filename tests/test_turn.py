@@ -9,8 +9,8 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from doubles import Clock, Daemon, Faults, How, MemDisk, Place, Script, World
-from pmjq.job import Record
+from doubles import Clock, Daemon, Faults, How, MemDisk, Place, Script, Unsynced, World
+from pmjq.job import Again, Record, Try
 from pmjq.lease import LEASE
 from pmjq.plan import Intent
 from pmjq.process import Unkept, Unstarted
@@ -272,6 +272,138 @@ def test_name_is_taken_at_the_return(taken: int) -> None:
     assert {name: archived(world, name) for name in records(world)} == expected
     assert world.executions == dict.fromkeys(expected, 1)
     assert tidy(world, daemon)
+
+
+def to_return(world: World, *, executed: bool) -> tuple[Daemon, str]:
+    """Return a daemon that is about to return its job, and the job's id."""
+    daemon = Daemon(world, Place())
+    desk = daemon.turn.desk
+    if executed:
+        job_id = running(daemon)
+        world.advance(5.0)
+        daemon.turn.intent = Intent.KILL
+        return daemon, job_id
+    daemon.processes.refuses = errno.EAGAIN
+    assert daemon.run(lambda: bool(desk.claimed), within=10.0)
+    daemon.processes.refuses = 0
+    daemon.turn.intent = Intent.WAIT
+    (job_id,) = desk.claimed
+    return daemon, job_id
+
+
+def request(world: World, daemon: Daemon, job_id: str) -> None:
+    """Have somebody ask a node to end a job."""
+    path = daemon.turn.spool.ask_path(daemon.turn.spool.token, "cancel", job_id)
+    world.disk.create([(path, b"", 0o644)])
+
+
+def left(world: World, daemon: Daemon) -> list[str]:
+    """Return what is left of requests, of records, and of jobs that are back in the queue."""
+    there = [name for name in ("again", "tried") if world.disk.inode(f"{OWN}/{name}")]
+    records_begun = [name for name in inside(world, "tmp") if "-" in name]
+    return inside(world, f"node/{daemon.turn.spool.token}/ask", *there) + records_begun
+
+
+@pytest.mark.parametrize("executed", [False, True])
+def test_asked_to_end_while_it_is_returned(*, executed: bool) -> None:
+    """A request that comes when nobody looks for it any more ends the job in the queue, once."""
+    world = machine("job", content=RESTARTABLE, seconds=100.0)
+    daemon, job_id = to_return(world, executed=executed)
+    baton = f"{OWN}/node/{daemon.turn.spool.token}/run/{job_id}"
+    act = just_before("rename_new", baton, lambda: request(world, daemon, job_id))
+    daemon.faults.matching = act.matching
+    assert daemon.run(lambda: "job.returned" in daemon.log.events(), within=60.0)
+    assert f"{ROOT}/job" not in world.disk.paths(ROOT)
+    daemon.turn.intent = Intent.RUN
+    assert daemon.run(lambda: "job" in records(world), within=200.0)
+    finish(daemon)
+    record = records(world)["job"]
+    assert (record.state, record.attempt) == (State.CANCELLED, 1 + executed)
+    assert re.fullmatch("cancelled by [0-9]+", record.reason)
+    assert (record.id == job_id, record.node, record.started) == (False, "a", None)
+    assert [one.id for one in record.earlier] == [job_id] * executed
+    assert world.executions["job"] == executed
+    out = world.disk.read(f"{ARCHIVE}/{record.stem}.out") or b""
+    assert out.startswith(b"said\npmjq: attempt 1 on node a: ") == executed
+    assert (tidy(world, daemon), left(world, daemon)) == (True, [])
+
+
+def test_asked_to_end_while_it_is_returned_and_taken() -> None:
+    """A job that another node takes at once is that node's; nothing of an end of it is left."""
+    world = machine("job", content=RESTARTABLE)
+    daemon, job_id = to_return(world, executed=False)
+    baton = f"{OWN}/node/{daemon.turn.spool.token}/run/{job_id}"
+    first = just_before("rename_new", baton, lambda: request(world, daemon, job_id)).matching
+
+    def take() -> None:
+        world.disk.tree(f"{OWN}/node/other/run")
+        world.disk.rename(f"{ROOT}/job", f"{OWN}/node/other/run/ID")
+
+    second = just_before("rename", f"{ROOT}/job", take).matching
+    assert first is not None
+    assert second is not None
+    daemon.faults.matching = lambda *what: first(*what) or second(*what)
+    assert daemon.run(lambda: "job.returned" in daemon.log.events(), within=60.0)
+    daemon.turn.intent = Intent.RUN
+    finish(daemon)
+    assert (states(world), dict(world.executions)) == ({}, {})
+    assert world.disk.read(f"{OWN}/node/other/run/ID") == RESTARTABLE
+    assert (tidy(world, daemon), left(world, daemon)) == (True, [])
+
+
+def test_asked_to_end_just_before_it_is_returned() -> None:
+    """What was stopped to run again later ends; its record tells how far it had got."""
+    world = machine("job", content=RESTARTABLE, seconds=100.0)
+    daemon, job_id = to_return(world, executed=True)
+    ask = daemon.turn.spool.ask_path(daemon.turn.spool.token, "cancel", job_id)
+    act = just_before("stat", ask, lambda: request(world, daemon, job_id))
+    daemon.faults.matching = act.matching
+    assert daemon.run(lambda: "job" in records(world), within=60.0)
+    record = records(world)["job"]
+    assert (record.id, record.state, record.attempt) == (job_id, State.CANCELLED, 1)
+    assert (record.signal, record.node) == (15, "a")
+    assert record.started is not None
+    assert record.started < record.ended
+    assert "job.returned" not in daemon.log.events()
+    assert (tidy(world, daemon), left(world, daemon)) == (True, [])
+
+
+def test_asked_to_end_after_a_reboot() -> None:
+    """An interrupted job that would run again ends; its record tells when it had started."""
+    world = machine("job", content=RESTARTABLE, seconds=100.0)
+    first = Daemon(world, Place())
+    job_id = running(first)
+    at = first.turn.desk.running[job_id].at
+    request(world, first, job_id)
+    first.stop()
+    clock = Clock(5.0, world.clock.wall() + 60)
+    after = world.reboot(world.disk.power_cut(1_000_000, Unsynced.KEPT, clock))
+    second = Daemon(after, Place())
+    finish(second)
+    record = records(after)["job"]
+    assert (record.id, record.state, record.attempt) == (job_id, State.CANCELLED, 1)
+    assert record.started is not None
+    assert record.started.timestamp() == pytest.approx(at, abs=1e-3)
+    assert after.executions == {"job": 1}
+    assert (tidy(after, second), left(after, second)) == (True, [])
+
+
+def test_what_was_never_executed_is_remembered_at_its_return() -> None:
+    """A first attempt keeps what it is to know, such as that the job was cancelled before."""
+    world = machine("job")
+    stat = world.disk.stat(f"{ROOT}/job")
+    assert stat is not None
+    tried = Try(id="0c", attempt=1, node="", state=State.CANCELLED)
+    first = Spool(world.disk, ROOT, "b.boot0001.ffffffff")
+    first.prepare("u")
+    first.remember("job", stat, Again(1, earlier=(tried,)))
+    daemon, _ = to_return(world, executed=False)
+    assert daemon.run(lambda: "job.returned" in daemon.log.events(), within=10.0)
+    daemon.turn.intent = Intent.RUN
+    finish(daemon)
+    record = records(world)["job"]
+    assert (record.state, record.attempt, record.earlier) == (State.DONE, 1, (tried,))
+    assert left(world, daemon) == []
 
 
 # -- fenced
