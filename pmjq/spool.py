@@ -16,6 +16,7 @@ import errno
 import re
 import stat as modes
 import uuid as uuids
+from itertools import count
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -193,12 +194,16 @@ class Spool(Paperwork, Requests):
         name meanwhile, a number is added. ``again``: what its next attempt is to know.
         """
         name = job.real_name(attempt.name, attempt.name_hex)
-        baton, free, number = f"{self._run}/{attempt.id}", name, 1
+        baton = f"{self._run}/{attempt.id}"
         self.disk.unlink(f"{self._job}/{attempt.id}/{executable_name(name)}")
         stat = self.disk.stat(baton) if again.attempt > 1 or again.earlier else None
         if stat is not None:
             self.keep_output(attempt, again)
-        while True:
+        for number in count(1):
+            free = _numbered(name, number)
+            if stat is not None and self.disk.stat(f"{self.root}/{free}") is not None:
+                # What is remembered of the job that has the name stays.
+                continue
             try:
                 if stat is not None:
                     self.remember(free, stat, again)
@@ -207,8 +212,6 @@ class Spool(Paperwork, Requests):
             except FileExistsError:
                 if stat is not None:
                     self.forget(free)
-                number += 1
-                free = _numbered(name, number)
             except OSError:
                 if self._there(baton):
                     raise
@@ -449,5 +452,7 @@ class Spool(Paperwork, Requests):
 
 
 def _numbered(name: str, number: int) -> str:
+    if number == 1:
+        return name
     suffix = f".{number}"
     return job.shortened(name, job.NAME_MAX - len(suffix)) + suffix

@@ -14,7 +14,7 @@ from doubles import UID, Clock, Faults, Faulty, How, MemDisk
 from pmjq import job
 from pmjq.disk import Disk
 from pmjq.errors import ConfigurationError, NotFoundError
-from pmjq.job import Attempt, Event, Record, Status
+from pmjq.job import Again, Attempt, Event, Record, Status
 from pmjq.spool import Spool
 from pmjq.state import State
 from values import attempt
@@ -367,6 +367,21 @@ def test_name_is_taken(ground: Ground, name: str, taken: int) -> None:
     assert sorted(spool.names()) == sorted([*there, expected])
     assert ground.disk.read(f"{ground.root}/{expected}") == PROGRAM
     assert {ground.disk.read(f"{ground.root}/{each}") for each in there} == {b"there"}
+
+
+def test_what_is_remembered_of_the_one_that_has_the_name_stays(ground: Ground) -> None:
+    """A job that comes back to a taken name leaves the other its attempts, and keeps its own."""
+    spool = claimed(ground)
+    submit(ground, "job", b"there")
+    there = spool.stat("job")
+    assert there is not None
+    spool.remember("job", there, Again(5))
+    assert spool.give_back(ONE, Again(2)) == "job.2"
+    assert spool.again_names() == ["job", "job.2"]
+    assert sorted(again.attempt for again in spool.agains()) == [2, 5]
+    again = spool.again("job", there)
+    assert again is not None
+    assert again.attempt == 5
 
 
 def _numbered(name: str, number: int) -> str:
