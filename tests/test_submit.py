@@ -708,7 +708,7 @@ def test_full_disk(here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
     disk.tree(str(here.parent / "spool"))
     faulty = Faulty(disk, Faults(1, How.FAIL, errno.ENOSPC, lasting=True,
                                  matching=lambda name, _: name == "create"))  # fmt: skip
-    monkeypatch.setattr(queue, "Disk", lambda: faulty)
+    monkeypatch.setattr(queue, "Onlooker", lambda: faulty)
     assert main(["submit", "true"]) == CANNOT_CREATE
     out, err = capsys.readouterr()
     assert (out, os.strerror(errno.ENOSPC) in err, err.count("\n")) == ("", True, 1)
