@@ -18,6 +18,7 @@ import errno
 import fcntl
 import os
 import stat as modes
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from pmjq.directives import HEAD
@@ -409,32 +410,34 @@ def _look_inside(path: str, stat: os.stat_result) -> Look:
             continue
         try:
             if modes.S_ISREG(os.fstat(fd).st_mode):
-                return Look(stat, None, None, (name, os.pread(fd, HEAD + 1, 0)), _inside(path))
+                info = (name, os.pread(fd, HEAD + 1, 0))
+                return Look(stat, None, None, info, _inside(path, stat))
         finally:
             os.close(fd)
     return Look(stat, None, None)
 
 
-def _inside(path: str) -> Inside:
-    """Return what is in a directory; what is too deep for a path counts for nothing."""
+def _inside(path: str, stat: os.stat_result) -> Inside:
+    """Return what is in a directory, itself among it; of very much only the first."""
     entries = size = newest = 0
-    ahead = [path]
-    while ahead and entries < MOST_INSIDE:
-        directory = ahead.pop()
-        try:
-            found = [os.lstat(directory)]
-            with os.scandir(directory) as inside:
-                for entry in inside:
-                    if entry.is_dir(follow_symlinks=False):
-                        ahead.append(entry.path)
-                    else:
-                        found.append(entry.stat(follow_symlinks=False))
-        except OSError:
-            continue
-        entries += len(found)
-        size += sum(stat.st_size for stat in found)
-        newest = max(newest, *(max(stat.st_ctime_ns, stat.st_mtime_ns) for stat in found))
+    for one in islice(chain([stat], _below(path)), MOST_INSIDE):
+        entries += 1
+        size += one.st_size
+        newest = max(newest, one.st_ctime_ns, one.st_mtime_ns)
     return Inside(entries, size, newest)
+
+
+def _below(path: str) -> Iterator[os.stat_result]:
+    """Return the stats of all below a directory but what is too deep for a path, or gone."""
+    ahead = [path]
+    while ahead:
+        with contextlib.suppress(OSError), os.scandir(ahead.pop()) as inside:
+            for entry in inside:
+                with contextlib.suppress(OSError):
+                    stat = entry.stat(follow_symlinks=False)
+                    if modes.S_ISDIR(stat.st_mode):
+                        ahead.append(entry.path)
+                    yield stat
 
 
 def _renameat2(source: str, target: str) -> int:

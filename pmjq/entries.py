@@ -146,31 +146,32 @@ class Entries:
             if stat is not None:
                 found.append(Candidate(name, stat, Refusal(reason)))
         self._examination.begin()
-        self._take(found, wanted, now)
-        for candidate in found:
-            if not isinstance(candidate.verdict, Refusal) or candidate.verdict.cancels:
-                backlog.put_back(candidate.name)
+        taken: list[str] = []
+        try:
+            self._take(found, taken, wanted, now)
+        finally:
+            # Whatever came of it: what is neither put aside nor gone has its place again.
+            for name in taken:
+                backlog.put_back(name)
         return found
 
-    def _take(self, found: list[Candidate], wanted: int, now: float) -> None:
-        """Add to what was found the entries that are next for this node."""
+    def _take(self, found: list[Candidate], taken: list[str], wanted: int, now: float) -> None:
+        """Add to what was found the entries that are next for this node, and all to ``taken``."""
         backlog = self.desk.backlog
         self.desk.hesitates = False
         left: list[str] = []
         spare: list[str] = []
         nodes = 1 + len(self.desk.living)
-        looked = 0
-        while wanted > 0 and looked < WINDOW * nodes and (names := backlog.take(wanted * nodes)):
-            looked += len(names)
+        window = WINDOW * nodes
+        while wanted > 0 and len(taken) < window and (names := backlog.take(wanted * nodes)):
+            taken += names
             own, others = self._mine(names, nodes, now) if nodes > 1 else (names, [])
             left += set(names).difference(own, others)
             spare += others
             wanted = self._add(own, found, left, wanted, now)
         # Others' only where the whole window has not enough of one's own: their nodes are at them.
         wanted = self._add(spare, found, left, wanted, now)
-        for name in left:
-            backlog.put_back(name)
-        if nodes > 1 and looked:
+        if nodes > 1 and taken:
             self._hesitating = {name: self._hesitating.get(name, now) for name in left}
             self.desk.hesitates = bool(self._hesitating) and wanted > 0
 
@@ -192,14 +193,8 @@ class Entries:
         self, names: list[str], found: list[Candidate], left: list[str], wanted: int, now: float
     ) -> int:
         """Add the candidates among some entries to what was found; return how many are missing."""
-        for number, name in enumerate(names):
-            try:
-                candidate = self._examination.candidate(name, now) if wanted > 0 else None
-            except BaseException:
-                # Whatever it was: none of them is forgotten for it.
-                for untried in (*names[number:], *left):
-                    self.desk.backlog.put_back(untried)
-                raise
+        for name in names:
+            candidate = self._examination.candidate(name, now) if wanted > 0 else None
             if candidate is not None:
                 found.append(candidate)
                 wanted -= 1
@@ -217,7 +212,11 @@ class Entries:
         stat = spool.stat(name)
         if stat is not None and not ready.is_file(stat) and backlog.just_so(name, stat):
             return stat
-        look = spool.look(name) if stat is not None and ready.is_file(stat) else None
+        try:
+            look = spool.look(name) if stat is not None and ready.is_file(stat) else None
+        except OSError as error:
+            self._examination.shut(name, error, now)
+            return None
         if look is None or not backlog.just_so(name, look.stat):
             self._see(name, now)
             return None

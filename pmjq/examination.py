@@ -77,7 +77,7 @@ class Examination:
         try:
             look = spool.look(name)
         except OSError as error:
-            self._shut(name, error, now)
+            self.shut(name, error, now)
             return None
         if look is None:
             backlog.forget(name)
@@ -91,7 +91,7 @@ class Examination:
             backlog.put_aside(name, look.stat, ready.bad(found.verdict.reason), now)
         return found
 
-    def _shut(self, name: str, error: OSError, now: float) -> None:
+    def shut(self, name: str, error: OSError, now: float) -> None:
         """Put an entry aside that cannot be opened: others may be, and they come first."""
         stat = self.outside.spool.stat(name)
         if stat is None:

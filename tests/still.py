@@ -57,6 +57,9 @@ HOSTILE = (
 )
 """Names that a job may have; none has a letter that patterns know."""
 
+TOO_LONG = ("n" * 256, "\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 128, "\udcff" * 256)
+"""Names that no file can have: of 256 bytes each."""
+
 ME = probe.machine()
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
 

@@ -389,6 +389,23 @@ def test_retries_of_a_directory(tmp_path: Path) -> None:
         assert [one.state for one in filed.record.earlier] == ["failed", "failed"]
 
 
+def test_directory_that_changes_between_two_attempts(tmp_path: Path) -> None:
+    """Somebody mends it while it waits: its next attempt is the second, and the last it asked for.
+
+    A file would be another job by then.
+    """
+    with Live(tmp_path) as live:
+        text = live.side_effect("mended") + "exit 1\n"
+        info = toml("sh run.sh", retries=1, backoff="4s")
+        path = directory(live, "mended", {"job.toml": info, "run.sh": text})
+        eventually(lambda: (live.spool / ".pmjq/again/mended").exists() and path.exists())
+        (path / "mended").touch()
+        os.utime(path, (0, 0))
+        filed = live.ended("mended", within=60)
+        assert (filed.record.attempt, live.runs("mended")) == (2, 2)
+        assert [one.attempt for one in filed.record.earlier] == [1]
+
+
 def test_retry_verb(tmp_path: Path) -> None:
     """`pmjq retry` puts a copy of the archived directory into the queue; that stays as it is."""
     with Live(tmp_path) as live:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -186,6 +188,35 @@ def test_empty_file_that_is_open_is_not_rejected(live: Live) -> None:
     finally:
         os.close(fd)
     assert live.ended("opened").text == "ran\n"
+
+
+@pytest.fixture
+def deaf() -> Iterator[None]:
+    """Have this process ignore that others want to open what it has a lease of."""
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGIO, before)
+
+
+@pytest.mark.usefixtures("deaf")
+def test_file_that_another_program_keeps_to_itself_holds_nobody_up(live: Live) -> None:
+    """A file server has a lease of it: others run, and it runs when it is given back."""
+    path = live.root / "drop" / "leased"
+    path.write_text("#!/bin/sh\necho ran\n")
+    path.chmod(0o755)
+    fd = os.open(path, os.O_RDWR)
+    try:
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError:
+            pytest.skip("no leases on the file system of the tests")
+        path.rename(live.spool / "leased")
+        reason = "cannot be opened (another program keeps it to itself)"
+        eventually(lambda: live.node().get("aside", {}).get("leased") == reason)
+        _seen(live, "canary-leased")
+    finally:
+        os.close(fd)
+    assert live.ended("leased").text == "ran\n"
 
 
 def test_cat_then_chmod(live: Live) -> None:

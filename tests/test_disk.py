@@ -6,7 +6,8 @@ import errno
 import os
 import socket
 import stat as modes
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,10 +15,12 @@ import pytest
 from pmjq import disk as module
 from pmjq.directives import HEAD
 from pmjq.disk import Disk, Onlooker
+from test_walk import nested
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from pmjq.ready import Inside
 
 DISK = Disk()
 GONE = ["none", "file/below"]
@@ -165,6 +168,77 @@ def test_look_at_what_is_no_file(base: str) -> None:
         "directory": modes.S_IFDIR,
         "socket": modes.S_IFSOCK,
     }
+
+
+def into(base: str) -> Inside:
+    """Return what a look tells of what is in a directory."""
+    DISK.write(f"{base}/job.toml", b"script = 'true'")
+    look = DISK.look(base)
+    assert look is not None
+    assert look.inside is not None
+    return look.inside
+
+
+def test_look_into_a_directory(base: str) -> None:
+    """All in it counts, itself too, and no link is followed."""
+    DISK.mkdir(f"{base}/below")
+    DISK.write(f"{base}/below/file", b"12345")
+    DISK.symlink("/usr", f"{base}/usr")
+    DISK.symlink("nothing", f"{base}/below/dangling")
+    inside = into(base)
+    names = ("", "file", "job.toml", "usr", "below", "below/file", "below/dangling")
+    stats = [os.lstat(f"{base}/{name}") for name in names]
+    assert inside.entries == len(stats)
+    assert inside.size == sum(stat.st_size for stat in stats)
+    assert inside.newest_ns == max(max(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats)
+
+
+@pytest.mark.parametrize("length", [1, 200])
+def test_look_into_a_deep_directory(base: str, length: int) -> None:
+    """However deep it is, it is looked at, as far as a path can tell of it."""
+    depth, top = 1200, Path(base, "deep")
+    nested(top, depth, length)
+    try:
+        inside = into(base)
+    finally:
+        # pytest's own removal would recurse.
+        DISK.remove_tree(str(top))
+    told = (4095 - len(str(top))) // (length + 1)
+    below = depth + 1 if told > depth else told
+    assert inside.entries == len(["", "file", "job.toml", "deep"]) + below
+
+
+def test_look_into_a_directory_while_something_vanishes(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has gone since it was listed hides nothing else of its directory."""
+    listed = os.scandir
+
+    @contextmanager
+    def scandir(path: str) -> Iterator[list[os.DirEntry[str]]]:
+        with listed(path) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        with suppress(FileNotFoundError):
+            os.unlink(f"{path}/a")
+        yield entries
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    DISK.write(f"{base}/a", b"gone")
+    assert into(base).entries == len(["", "file", "job.toml"])
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_look_into_a_directory_with_very_much_in_it(
+    base: str, monkeypatch: pytest.MonkeyPatch, *, wide: bool
+) -> None:
+    """No more of it is looked at than tells that it is too much."""
+    monkeypatch.setattr(module, "MOST_INSIDE", 10)
+    for number in range(25):
+        if wide:
+            DISK.write(f"{base}/{number}", b"")
+        else:
+            DISK.mkdir(f"{base}/{'d/' * number}d")
+    assert into(base).entries == 10
 
 
 def test_read_the_last_bytes(base: str) -> None:

@@ -10,8 +10,10 @@ import pytest
 
 from doubles import UID, Clock, Daemon, Faults, How, Inode, MemDisk, Place, Script, World
 from pmjq.backlog import LONGEST_PAUSE
+from pmjq.entries import RESCAN
+from pmjq.examination import CLOSED
 from pmjq.job import Record
-from pmjq.ready import PATIENCE_EMPTY
+from pmjq.ready import PATIENCE_EMPTY, Kind
 from pmjq.state import State
 
 ROOT = "/srv/spool"
@@ -192,6 +194,95 @@ def test_claim_whose_file_cannot_be_examined_is_given_back() -> None:
     go_on(daemon, 30.0)
     assert len(said(daemon, "job.returned")) == 1
     assert (states(world), world.executions) == ({"job": State.DONE}, {"job": 1})
+
+
+# -- what cannot be opened
+
+
+def shut(error: int, *names: str, at: int = 1) -> Faults:
+    """Have the file system open some entries no more, from the ``at``-th time on."""
+    paths = {f"{ROOT}/{name}" for name in names}
+
+    def matching(operation: str, touched: tuple[str, ...]) -> bool:
+        return operation == "look" and touched[0] in paths
+
+    return Faults(at=at, how=How.FAIL, error=error, lasting=True, matching=matching)
+
+
+def reasons(daemon: Daemon) -> dict[str, tuple[Kind, str]]:
+    """Return what is kept aside, and why."""
+    aside = daemon.turn.backlog.aside()
+    return {name: (standing.kind, standing.reason) for name, standing in aside}
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (errno.EAGAIN, "another program keeps it to itself"),
+        (errno.EIO, "Input/output error"),
+        (errno.ESTALE, "Stale file handle"),
+    ],
+)
+def test_entry_that_cannot_be_opened_holds_nobody_up(error: int, why: str) -> None:
+    """It is put aside with its reason while others run, and tried again now and then."""
+    world = machine("shut", "job1", "job2")
+    faults = shut(error, "shut")
+    daemon = Daemon(world, Place(slots=4), faults)
+    go_on(daemon, 1.0)
+    assert states(world) == {"job1": State.DONE, "job2": State.DONE}
+    assert reasons(daemon) == {"shut": (Kind.INCOMING, f"cannot be opened ({why})")}
+    go_on(daemon, 60.0)
+    assert faults.count <= 1 + 61.0 / CLOSED + 61.0 / RESCAN
+    assert not daemon.turn.idle()
+    faults.lift()
+    go_on(daemon, CLOSED + 1)
+    assert states(world)["shut"] is State.DONE
+    assert daemon.turn.idle()
+
+
+def test_entry_that_cannot_be_opened_and_goes() -> None:
+    """What has gone when it is found shut is forgotten."""
+    world = machine("shut", "job")
+    faults = shut(errno.EIO, "shut")
+    daemon = Daemon(world, Place(), faults)
+    go_on(daemon, 1.0)
+    world.disk.unlink(f"{ROOT}/shut")
+    go_on(daemon, CLOSED + 1)
+    assert (reasons(daemon), daemon.turn.idle()) == ({}, True)
+
+
+def test_bad_entry_that_cannot_be_opened_holds_nobody_up() -> None:
+    """Nor does one that is to be rejected, which is looked at once more for that."""
+    world = machine("job")
+    submit(world, "shut", b"")
+    faults = shut(errno.EAGAIN, "shut")
+    daemon = Daemon(world, Place(), faults)
+    go_on(daemon, 2 * PATIENCE_EMPTY)
+    assert faults.count > 0
+    submit(world, "later")
+    daemon.turn.nudge("later")
+    go_on(daemon, 1.0)
+    assert states(world) == {"job": State.DONE, "later": State.DONE}
+    faults.lift()
+    go_on(daemon, CLOSED + 1)
+    assert states(world)["shut"] is State.REJECTED
+
+
+@pytest.mark.parametrize("number", range(1, 5))
+def test_error_while_entries_are_examined_loses_none_of_them(number: int) -> None:
+    """Those before it and those after it have their places again, and run at the next turn."""
+    names = [f"job{each}" for each in range(1, 5)]
+    world = machine(*names)
+
+    def fail() -> None:
+        raise MemoryError
+
+    daemon = Daemon(world, Place(slots=8), just_before("look", f"{ROOT}/job{number}", fail))
+    with pytest.raises(MemoryError):
+        daemon.turn.turn()
+    assert sorted(daemon.turn.backlog.names()) == names
+    go_on(daemon, 2.0)
+    assert states(world) == dict.fromkeys(names, State.DONE)
 
 
 # -- what is judged anew

@@ -44,7 +44,7 @@ def mode(path: Path) -> int:
 
 
 def test_hold_and_release(still: Still) -> None:
-    """Hold is chmod a-x, release is chmod u+x; each says so."""
+    """Hold takes execution from all, release gives it to all who may read; each says so."""
     path = still.put("x", mode=0o754)
     told = typed(still.root, "hold", "x")
     assert (told.code, told.out, mode(path)) == (0, "x: held\n", 0o644)
@@ -52,6 +52,28 @@ def test_hold_and_release(still: Still) -> None:
     told = typed(still.root, "release", "x")
     assert (told.code, told.out, mode(path)) == (0, "x: released\n", 0o755)
     assert typed(still.root, "list", "--json").one["state"] == "queued"
+
+
+@pytest.mark.parametrize(
+    ("before", "held", "after"),
+    [
+        (0o755, 0o644, 0o755),
+        (0o750, 0o640, 0o750),
+        (0o705, 0o604, 0o705),
+        (0o700, 0o600, 0o700),
+        (0o754, 0o644, 0o755),
+        (0o500, 0o400, 0o500),
+    ],
+)
+def test_release_gives_back_what_hold_took(
+    still: Still, before: int, held: int, after: int
+) -> None:
+    """Whoever may read a job may execute it again, and nobody else."""
+    path = still.put("x", mode=before)
+    assert typed(still.root, "hold", "x").code == 0
+    assert mode(path) == held
+    assert typed(still.root, "release", "x").code == 0
+    assert mode(path) == after
 
 
 def test_hold_twice(still: Still) -> None:

@@ -14,6 +14,7 @@ from still import (
     NO_INPUT,
     NOBODY,
     SOMEBODY,
+    TOO_LONG,
     USAGE,
     Still,
     given_to,
@@ -82,7 +83,10 @@ def test_ended_is_not_listed(still: Still) -> None:
     assert names(still, "x") == []
 
 
-@pytest.mark.parametrize("name", ["nope", "*.nope", "0123abcd", "a/b", "", ".", "..", ".pmjq"])
+NO_NAMES = ("a/b", "", ".", "..", ".pmjq", *TOO_LONG)
+
+
+@pytest.mark.parametrize("name", ["nope", "*.nope", "0123abcd", *NO_NAMES])
 def test_unknown(still: Still, name: str) -> None:
     """A job that is not there is told in one line."""
     still.put("x")

@@ -242,6 +242,59 @@ def test_who_is_woken_may_wait_again(disk: MemDisk, found: Outcomes) -> None:
     assert found.verdict("job", after("a", "b")) == MAY_RUN
 
 
+@pytest.mark.parametrize("looks", [0, 1])
+@pytest.mark.parametrize(
+    ("other", "state"), [("a", State.FAILED), ("a", State.DONE), (A, State.FAILED)]
+)
+def test_later_end_counts(
+    other: str, state: State, looks: int, disk: MemDisk, found: Outcomes
+) -> None:
+    """What ended once more, between two looks at it, is known by how it ended last."""
+    tell(disk, record("a", State.FAILED if state is State.DONE else State.DONE))
+    assert found.verdict("job", after_any(other, "b")) == Verdict("after b, which has not ended")
+    earlier = (Try(id=A, attempt=1, node="a", state="done"),)
+    tell(disk, record("a", state, B, attempt=2, earlier=earlier))
+    for _ in range(looks):
+        assert found.woken() == set()
+    verdict = found.verdict("job", after(other, "b"))
+    if state is State.DONE:
+        assert verdict == Verdict("after b, which has not ended")
+    else:
+        assert verdict == Verdict(f"was to run after {other}, which is failed", never=True)
+
+
+def test_end_of_what_is_in_the_queue_again_counts_no_more(disk: MemDisk, found: Outcomes) -> None:
+    """A job that was retried has not ended, also when it has been withdrawn since."""
+    tell(disk, record("a"))
+    spec = after("a", "b")
+    assert found.verdict("job", spec) == Verdict("after b, which has not ended")
+    queue(disk, "a")
+    assert found.verdict("job", spec) == Verdict("after a, which has not ended")
+    disk.unlink(f"{ROOT}/a")
+    assert found.verdict("job", spec) == Verdict("after a, which has not ended")
+    tell(disk, record("a", State.LOST, B))
+    assert found.woken() == {"job"}
+    assert found.verdict("job", spec).never
+
+
+def test_end_of_what_a_node_has_again_counts_no_more(disk: MemDisk, found: Outcomes) -> None:
+    """Likewise where nobody looked while it was in the queue: it is known by its paperwork."""
+    tell(disk, record("a"))
+    spec = after("a", "b")
+    assert found.verdict("job", spec) == Verdict("after b, which has not ended")
+    run = f"{ROOT}/.pmjq/node/a.b.c/run"
+    disk.tree(run)
+    disk.tree(f"{ROOT}/.pmjq/job/{B}")
+    paper = msgspec.json.encode(attempt(id=B, name="a", attempt=2))
+    disk.put(f"{ROOT}/.pmjq/job/{B}/claim.2.json", paper)
+    disk.put(f"{run}/{B}", b"")
+    assert found.verdict("job", spec) == Verdict("after a, which has not ended")
+    disk.unlink(f"{run}/{B}")
+    assert found.verdict("job", spec) == Verdict("after a, which has not ended")
+    tell(disk, record("a", job_id=B))
+    assert found.verdict("job", spec) == Verdict("after b, which has not ended")
+
+
 def test_torn_events_count_for_nothing(disk: MemDisk, found: Outcomes) -> None:
     """Half a line is no end."""
     line = msgspec.json.encode(Event("job.ended", CLAIMED, record=record("a")))

@@ -27,7 +27,7 @@ from pmjq.errors import (
 from pmjq.job import Again, Event, Status
 from pmjq.queue import exit_code
 from pmjq.state import State
-from still import NOBODY, Still, public_directory, snapshot
+from still import NOBODY, TOO_LONG, Still, public_directory, snapshot
 
 
 @pytest.fixture
@@ -142,17 +142,18 @@ def test_submit_of_no_command(queue: Queue, command: list[str]) -> None:
     assert queue.list() == []
 
 
-def test_unknown(queue: Queue) -> None:
+@pytest.mark.parametrize("name", ["nope", *TOO_LONG])
+def test_unknown(queue: Queue, name: str) -> None:
     """A job that is not there is the same exception for every verb."""
     for verb in ("cancel", "hold", "release", "retry", "wait", "list"):
         with pytest.raises(NotFoundError):
-            getattr(queue, verb)(["nope"])
+            getattr(queue, verb)([name])
     for verb in ("show", "logs"):
         with pytest.raises(NotFoundError):
-            getattr(queue, verb)("nope")
+            getattr(queue, verb)(name)
     for verb in ("drain", "resume"):
         with pytest.raises(NotFoundError):
-            getattr(queue, verb)(["nope"])
+            getattr(queue, verb)([name])
 
 
 def test_logs_complain_before_they_are_read(still: Still, queue: Queue) -> None:

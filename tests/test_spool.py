@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat as modes
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -14,10 +15,10 @@ from doubles import UID, Clock, Faults, Faulty, How, MemDisk
 from pmjq import job
 from pmjq.disk import Disk
 from pmjq.errors import ConfigurationError, NotFoundError
-from pmjq.job import Again, Attempt, Event, Record, Status
+from pmjq.job import Again, Attempt, Event, Record, Status, Try
 from pmjq.spool import Spool
 from pmjq.state import State
-from values import attempt
+from values import FakeStat, attempt
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -388,6 +389,37 @@ def _numbered(name: str, number: int) -> str:
     suffix = f".{number}".encode()
     whole = "surrogateescape" if job.exact(name) else "ignore"
     return (os.fsencode(name)[: 255 - len(suffix)].decode("utf-8", whole)) + suffix.decode()
+
+
+FILE, DIRECTORY = FakeStat(), FakeStat(st_mode=0o040755)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "known"),
+    [
+        (FILE, FILE, True),
+        (FILE, replace(FILE, st_ino=8, st_ctime_ns=2_000_000_000), True),
+        (FILE, replace(FILE, st_size=11), False),
+        (FILE, replace(FILE, st_mtime_ns=2_000_000_000), False),
+        (DIRECTORY, DIRECTORY, True),
+        (DIRECTORY, replace(DIRECTORY, st_size=11, st_mtime_ns=2_000_000_000), True),
+        (FILE, DIRECTORY, False),
+        (DIRECTORY, FILE, False),
+    ],
+)
+def test_what_is_remembered_is_of_one_job(
+    ground: Ground, before: FakeStat, after: FakeStat, *, known: bool
+) -> None:
+    """Another file of the name is another job; a directory changes while its job waits."""
+    spool = life(ground)
+    tried = Try(id="1d", attempt=1, node="a", state="failed")
+    spool.remember("job", before, Again(2, tries=1, earlier=(tried,)))
+    found = spool.again("job", after)
+    if known:
+        assert found is not None
+        assert (found.attempt, found.tries, found.earlier) == (2, 1, (tried,))
+    else:
+        assert found is None
 
 
 def test_give_back_of_what_another_has(ground: Ground) -> None:
