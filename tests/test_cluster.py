@@ -164,16 +164,16 @@ def _leaves_the_burial_half_done(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Spool, "take_over", lambda self, other, job_id: False)
 
 
-MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
-    _believes_an_error: "no record",
-    _publishes_what_it_lost: "two records",
-    _judges_early: "which was silent for",
-    _judges_while_cut_off: "which was silent for",
-    _heeds_no_fence: "does not come to rest",
-    _returns_what_may_have_run: "executed for the 2. time",
-    _leaves_the_burial_half_done: "does not come to rest",
+MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[str, int]] = {
+    _believes_an_error: ("no record", 26),
+    _publishes_what_it_lost: ("two records", 500),
+    _judges_early: ("which was silent for", 8),
+    _judges_while_cut_off: ("which was silent for", 267),
+    _heeds_no_fence: ("does not come to rest", 5),
+    _returns_what_may_have_run: ("executed for the 2. time", 8),
+    _leaves_the_burial_half_done: ("does not come to rest", 3),
 }
-"""What breaks a rule, and what is said of it."""
+"""What breaks a rule, what is said of it, and the seed that found it last: it is played first."""
 
 SILENCES = ("daemon frozen", "mount hung", "cut off")
 """Troubles in which a node falls silent and lives."""
@@ -185,16 +185,16 @@ MOST_SEEDS = 4000
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda each: str(each.__name__).strip("_"))
 def test_a_broken_rule_is_found(mutant: Callable[[pytest.MonkeyPatch], None]) -> None:
     """The simulation can fail: some seed finds each rule of the protocol that is broken."""
-    said, found = MUTANTS[mutant], 0
+    (said, last), found = MUTANTS[mutant], 0
     with pytest.MonkeyPatch.context() as patch:
         mutant(patch)
-        for seed in range(1, MOST_SEEDS + 1):
+        for seed in (last, *range(1, MOST_SEEDS + 1)):
             played, _ = cluster.played(seed, troubles=SILENCES)
             if any(said in wrong for wrong in played.sim.broken):
                 found = seed
                 break
     assert found, f"not found in {MOST_SEEDS} seeds"
-    print(f"found in seed {found}")
+    print(f"found in seed {found}" + ("" if found == last else f", no longer in {last}"))
     played, _ = cluster.played(found, troubles=SILENCES)
     assert not played.sim.broken, f"seed {found} is broken without it"
 
