@@ -124,7 +124,7 @@ install: $(READY) ## install below DESTDIR and PREFIX (/usr/local): command, man
 	@ln -s "$$(cat build/python)" '$(STAGE)$(TREE)/bin/python3'
 	@printf 'home = %s\ninclude-system-site-packages = false\n' "$$(dirname "$$(cat build/python)")" \
 	  >'$(STAGE)$(TREE)/pyvenv.cfg'
-	@printf '%s\n' '#!$(TREE)/bin/python3 -I' 'import sys' '' 'from pmjq.cli import main' '' \
+	@printf '%s\n' '#!$(TREE)/bin/python3 -I' 'import sys' '' 'from pmjq.__main__ import main' '' \
 	  'sys.exit(main())' >'$(STAGE)$(PREFIX)/bin/pmjq'
 	rm -rf '$(DESTDIR)$(TREE)'
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/lib'

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from pmjq import history, job, node, ready
 from pmjq.disk import Disk
-from pmjq.jobs import LEAST_PREFIX
 from pmjq.nodes import opened
 from pmjq.ready import Kind, Rules
 from pmjq.shells import MOST, few
@@ -107,5 +106,5 @@ def _either(name: str, job_id: str, beginning: str, said: str) -> Iterator[Named
     """Return a job by its name, or by its id if that is what was begun."""
     if name.startswith(beginning):
         yield name, said
-    elif len(beginning) >= LEAST_PREFIX and job_id.startswith(beginning):
+    elif len(beginning) >= job.LEAST_PREFIX and job_id.startswith(beginning):
         yield job_id, f"{name}, {said}"

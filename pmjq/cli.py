@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pmjq.errors import (
+    CannotCreateError,
     ConfigurationError,
     NotFoundError,
     NotPermittedError,
@@ -81,17 +82,23 @@ COMPLETING = "_PMJQ_COMPLETE"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    silent = sys.stdout is None
+    _complete_descriptors()
     if COMPLETING in os.environ:
         from pmjq import completion
 
         return completion.answer(os.environ[COMPLETING], words, daemon, BUILT, VERBS)
     try:
         if words and words[0] in VERBS:
+            if silent:
+                # Before anything is done that nobody would hear of.
+                raise CannotCreateError("standard output is closed; >/dev/null is for no output")
             return _verb(words[0], words[1:])
         result = daemon.main(words, prog_name="pmjq", standalone_mode=False)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
-        _say(f"{error.format_message()} (see {context.command_path if context else 'pmjq'} --help)")
+        usual = " ".join(["pmjq", *(word for word in words[:1] if word in BUILT)])
+        _say(f"{error.format_message()} (see {context.command_path if context else usual} --help)")
         return UsageError.exit_code
     except click.Abort:
         return INTERRUPTED
@@ -110,6 +117,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return int(result or 0)
+
+
+def _complete_descriptors() -> None:
+    """Open /dev/null in place of standard input, output and error that are closed.
+
+    Whatever was opened next would be written to as the log, or handed down to every child.
+    """
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # The lowest number that is free: this one, since those below are open.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115
 
 
 def _say(text: str) -> None:

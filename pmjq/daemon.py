@@ -13,7 +13,6 @@ import os
 import resource
 import select
 import signal
-import sys
 import time
 import traceback
 import uuid
@@ -80,7 +79,6 @@ class Daemon:
 
     def __init__(self, options: Options, log: Log) -> None:
         """Take the options; nothing is touched before ``run``."""
-        _complete_descriptors()
         self.options = options
         self.log = log
         self.machine: Machine = probe.machine()
@@ -372,21 +370,6 @@ LONGEST_PAUSE = 30.0
 
 TRYING = 60.0
 """Seconds that such a try may take; the service manager is told to wait for it."""
-
-
-def _complete_descriptors() -> None:
-    """Open /dev/null in place of standard input, output and error that are closed.
-
-    Whatever was opened next would be written to as the log, or handed down to every child.
-    """
-    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        try:
-            os.fstat(fd)
-        except OSError:
-            # The lowest number that is free: this one, since those below are open.
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115
 
 
 def _raise_descriptors() -> None:

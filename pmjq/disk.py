@@ -403,18 +403,23 @@ def _named(error: OSError, path: str) -> OSError:
 
 def _look_inside(path: str, stat: os.stat_result) -> Look:
     """Look into a directory that has an info file, and into any other no further."""
+    odd = ""
     for name in INFO_FILES:
         try:
             fd = os.open(f"{path}/{name}", _LOOKING)
+        except FileNotFoundError:
+            continue
         except OSError:
+            odd = odd or name
             continue
         try:
             if modes.S_ISREG(os.fstat(fd).st_mode):
                 info = (name, os.pread(fd, HEAD + 1, 0))
                 return Look(stat, None, None, info, _inside(path, stat))
+            odd = odd or name
         finally:
             os.close(fd)
-    return Look(stat, None, None)
+    return Look(stat, None, None, odd=odd)
 
 
 def _inside(path: str, stat: os.stat_result) -> Inside:

@@ -42,6 +42,13 @@ _NOTHING = frozenset({"", "unknown", "undefined", "none"})
 """What QueueManager writes where nothing is known."""
 
 
+_EXAMPLE = {
+    "toml": 'script = "sh run.sh"',
+    ".cfg": "script = sh run.sh",
+    ".xml": "<script>sh run.sh</script>",
+}
+
+
 class UnreadableError(ValueError):
     """The file cannot be understood; the message says why."""
 
@@ -61,7 +68,7 @@ def spec(name: str, text: bytes) -> Spec | Refusal:
 def _spec(name: str, found: dict[str, Any]) -> Spec | Refusal:
     argv = _argv(found.pop("script", None))
     if not argv or not argv[0]:
-        return Refusal(f"{name}: names no script; add for instance: script = sh run.sh")
+        return Refusal(f"{name}: names no script; add for instance: {_EXAMPLE[name[-4:]]}")
     words = [word for key, value in found.items() for word in _words(key, value)]
     given = keys.fields(words)
     if isinstance(given, keys.Wrong):
@@ -76,7 +83,7 @@ def _argv(script: object) -> tuple[str, ...]:
     elif isinstance(script, list):
         words = script
     else:
-        words = []
+        words = [] if script is None else [script]
     if not all(isinstance(word, str) and "\0" not in word for word in words):
         raise UnreadableError("script must be text, or a list of texts")
     return tuple(map(str, words))
@@ -93,8 +100,8 @@ def refusal(code: str, program: str) -> str:
     """Return why a directory's ``script`` could not be executed; ``code``: ENOENT and the like."""
     what = {
         "ENOENT": "is neither in the directory nor on PATH, or its interpreter is missing",
-        "EACCES": f"is not executable; chmod u+x it, or write script = sh {program}",
-        "ENOEXEC": f"is no program; begin it with #!/bin/sh, or write script = sh {program}",
+        "EACCES": f"is not executable; chmod u+x it, or let the script be: sh {program}",
+        "ENOEXEC": f"is no program; begin it with #!/bin/sh, or let the script be: sh {program}",
     }.get(code, f"cannot be executed ({code})")
     return f"script: {program} {what}"
 

@@ -29,6 +29,9 @@ FORMAT: Final = 1
 NAME_MAX = 255
 """Longest file name in bytes, on every Linux file system in use."""
 
+LEAST_PREFIX = 4
+"""Characters of an id at least that find a job."""
+
 LONGEST_AFFIX = len(b".") + len(b".json") + len(b".part")
 """What the archive puts around a stem at most: a hidden name under construction."""
 
@@ -238,6 +241,11 @@ def exact(name: str) -> str:
 def is_id(text: str) -> bool:
     """Tell whether a text is an id as nodes give them."""
     return _ID.fullmatch(text) is not None
+
+
+def begins_id(text: str) -> bool:
+    """Tell whether a text may be the start of an id by which a person names a job."""
+    return len(text) >= LEAST_PREFIX and not set(text) - set("0123456789abcdef-")
 
 
 def real_name(text: str, hexadecimal: str) -> str:

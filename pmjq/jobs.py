@@ -13,7 +13,7 @@ import contextlib
 import fnmatch
 import math
 import posixpath
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -38,11 +38,10 @@ if TYPE_CHECKING:
     from pmjq.ready import Stat
     from pmjq.spool import Spool
 
-LEAST_PREFIX = 4
-"""Characters of an id at least that find a job."""
-
 EXAMINED = 500
 """How many queued entries are opened for what they ask for; the others tell their state only."""
+
+NOBODY = "no daemon runs here"
 
 _EVERYBODY = Rules(uids=None)
 _STATES = {Kind.QUEUED: State.QUEUED, Kind.HELD: State.HELD}
@@ -155,6 +154,9 @@ class Look:
             standing = examined if standing.kind is Kind.QUEUED else standing
             words = spec.directives if isinstance(spec, Spec) else ()
         state = _STATES.get(standing.kind, State.INCOMING)
+        if said == ready.HELD.reason and standing.kind is not Kind.HELD:
+            # That was so when the node looked.
+            said = ""
         reason = standing.reason or said
         if not reason and isinstance(spec, Refusal):
             state, reason = State.INCOMING, spec.reason
@@ -168,6 +170,7 @@ class Look:
                 reason = retries.reason(again)
         if not reason and state is State.QUEUED:
             reason = closed
+        wrote = again is not None and any(one.started for one in again.earlier)
         return Seen(
             name=shown,
             name_hex=job.exact(name),
@@ -179,7 +182,7 @@ class Look:
             queued=job.moment(stat.st_ctime_ns / 1e9),
             directives=words,
             is_job=is_job,
-            output=self.spool.tried_out(again) if again is not None and again.earlier else "",
+            output=self.spool.tried_out(again) if again is not None and wrote else "",
             earlier=again.earlier if again is not None else (),
         )
 
@@ -225,7 +228,7 @@ class Look:
         living = self._living()
         if not living:
             silent = ", ".join(one.name for one in self.nodes)
-            return f"no node is alive ({silent} silent)" if silent else "no daemon runs here"
+            return f"no node is alive ({silent} silent)" if silent else NOBODY
         reasons = [f"{one.name}: {one.outage or one.reason}" for one in living]
         if any(one.gate == "open" and not one.stopping for one in living):
             return ""
@@ -395,7 +398,7 @@ class Look:
 
     def _beginning(self, start: str) -> list[Seen]:
         """Return the job whose id begins so; UsageError if several do."""
-        if len(start) < LEAST_PREFIX or set(start) - set("0123456789abcdef-"):
+        if not job.begins_id(start):
             return []
         found: dict[str, Seen] = {}
         for one in chain(self.claimed(), self.unfiled(), self.ended(needle=start.encode())):
@@ -435,13 +438,22 @@ class Look:
                 missing.discard(number)
 
     def reasons(self, seen: Seen) -> list[str]:
-        """Return what each living node says of why a queued job does not run."""
+        """Return what each living node says of why a queued job does not run.
+
+        None that says nothing may start it where what it waits for is seen without them.
+        """
+        alone = replace(self, nodes=[], aside={}).entry(seen.file_name)
+        startable = alone is not None and alone.state is State.QUEUED and alone.reason == NOBODY
         found = []
         for one in self._living():
             closed = one.outage or one.reason if one.gate != "open" else ""
-            said = nodes.aside(self.spool, [one]).get(seen.name, "") or closed
+            said = nodes.aside(self.spool, [one]).get(seen.name, "")
+            if said == ready.HELD.reason and seen.state is not State.HELD:
+                said = ""
             stopping = f"is stopping ({one.stopping})" if one.stopping else ""
-            found.append(f"{one.name}: {said or stopping or 'may start it'}")
+            why = said or closed or stopping or ("may start it" if startable else "")
+            if why:
+                found.append(f"{one.name}: {why}")
         return found
 
     def _name(self, text: str) -> str:

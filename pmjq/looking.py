@@ -82,7 +82,7 @@ def show(names: tuple[str, ...], spool: str | None, *, as_json: bool) -> int:
     from pmjq.queue import Queue
 
     queue = Queue(face.root(spool))
-    found = [one for name in names for one in queue.show(name)]
+    found = queue.show(names)
     if as_json:
         face.lines(found)
         return 0

@@ -50,6 +50,11 @@ def unended(other: str) -> str:
     return f"after {job.shown(other)}, which has not ended"
 
 
+def unknown(other: str) -> str:
+    """Return the same where there is no such job, nor was one."""
+    return f"after {job.shown(other)}, of which nothing is known"
+
+
 class Outcomes:
     """The outcomes that the queued jobs of one spool wait for."""
 
@@ -58,6 +63,7 @@ class Outcomes:
         self._spool = spool
         self._news: News | None = None
         self._ended: dict[str, State] = {}
+        self._alive: set[str] = set()
         self._waiting: dict[str, set[str]] = {}
         self._needs: dict[str, tuple[str, ...]] = {}
         self._names: dict[str, str] = {}
@@ -104,7 +110,7 @@ class Outcomes:
             reason = f"{ITSELF}, by way of {job.shown(other)}" if other != name else ITSELF
             return Verdict(reason, never=True)
         self._waiting.setdefault(other, set()).add(name)
-        return Verdict(unended(other))
+        return Verdict(unended(other) if other in self._alive else unknown(other))
 
     def _state(self, other: str) -> State | None:
         """Return how a job ended, None while it lives or is not known."""
@@ -114,6 +120,7 @@ class Outcomes:
         if self._queued(other) or self._in_hand(other):
             # One that has ended may have been put into the queue again: that counts no more.
             self._ended.pop(other, None)
+            self._alive.add(other)
             return None
         self._hear()
         if other in self._ended or other in self._waiting:

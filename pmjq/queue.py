@@ -108,7 +108,9 @@ class Queue:
         text of a script. ``asked``: keys of directives, with ``_`` for ``-``: ``cpus=4``. Raises
         UsageError for a key or value that there is not, and as ``Submission.put``.
         """
-        words = asked_words(asked)
+        if isinstance(command, str):
+            raise UsageError("a command is a list of words; write ['sh', '-c', command] for a line")
+        words = asked_words(self.named(asked))
         if name is not None and not legal(name):
             raise UsageError(f"name {name!r}: must be printable letters, without a slash")
         where = os.fsencode(os.path.abspath(directory or os.getcwd()))
@@ -145,6 +147,33 @@ class Queue:
             return script.in_place(text, where, exported, words)
         except ValueError as error:
             raise UsageError(str(error)) from error
+
+    def named(self, asked: Mapping[str, object]) -> dict[str, object]:
+        """Return keys and values, the jobs to wait for by names and whole ids.
+
+        UsageError for a pattern, and for the start of several ids.
+        """
+        found = dict(asked)
+        for key in ("after", "after_any"):
+            value = found.get(key) or ()
+            texts = value if isinstance(value, list | tuple) else [value]
+            found[key] = [",".join(map(self._named, str(text).split(","))) for text in texts]
+        return found
+
+    def _named(self, other: str) -> str:
+        """Return the name or whole id of a job that another is to wait for."""
+        if job.is_id(other) or self._disk.stat(os.path.join(self.path, other)) is not None:
+            return other
+        if set(other) & set("*?["):
+            raise UsageError(f"after {job.shown(other)}: a pattern; name each job, or its id")
+        if not job.begins_id(other):
+            return other
+        try:
+            ids = [one.id for one in self.look(aside=False).found(other) if one.name != other]
+        except NotFoundError:
+            # No daemon has been here yet.
+            return other
+        return ids[0] if ids and ids[0] else other
 
     @_telling
     def put(self, drafts: Iterable[Draft], put: Callable[[str], None]) -> None:
@@ -188,9 +217,9 @@ class Queue:
         return found
 
     @_telling
-    def show(self, name: str) -> Jobs:
+    def show(self, names: str | Sequence[str]) -> Jobs:
         """Return all that is known of the jobs that are meant, with their earlier attempts."""
-        return self._meant(self.look(), [name])
+        return self._meant(self.look(), names)
 
     @_telling
     def reasons(self, seen: Seen) -> Sequence[str]:
@@ -209,8 +238,14 @@ class Queue:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Iterator[Seen]:
-        """Return the jobs that have ended, newest first, ``most`` of them; ``name``: a pattern."""
+        """Return the jobs that have ended, newest first, ``most`` of them; ``name``: a pattern.
+
+        ``since`` and ``until`` have a zone; UsageError without.
+        """
         from fnmatch import fnmatchcase
+
+        if any(when is not None and when.tzinfo is None for when in (since, until)):
+            raise UsageError("a time wants its zone: datetime.astimezone() adds it")
 
         def wanted(one: Seen | Record) -> bool:
             exact = job.real_name(one.name, one.name_hex)
@@ -223,12 +258,17 @@ class Queue:
                 and (until is None or one.ended is None or one.ended <= until)
             )
 
+        return self._history(wanted, most, since)
+
+    def _history(
+        self, wanted: Callable[[Any], bool], most: int | None, since: datetime | None
+    ) -> Iterator[Seen]:
         try:
-            yield from self._history(wanted, most, since)
+            yield from self._ended(wanted, most, since)
         except OSError as error:
             raise refused(error) from error
 
-    def _history(
+    def _ended(
         self, wanted: Callable[[Any], bool], most: int | None, since: datetime | None
     ) -> Iterator[Seen]:
         look = self.look(aside=False)
@@ -248,9 +288,11 @@ class Queue:
         NotFoundError if there is no such job; UsageError if several have the name and live.
         """
         found = self._meant(self.look(), [name])
+        if not found:
+            raise NotFoundError(f"{name}: no job of yours is in {job.shown(self.path)}")
         if len(found) > 1:
             ids = ", ".join(one.id or one.name for one in found)
-            raise UsageError(f"{name}: {len(found)} jobs are meant; name one by its id: {ids}")
+            raise UsageError(f"{name}: {len(found)} jobs are meant; name one of them: {ids}")
         from pmjq.waiting import output
 
         return output(self._look, found[0], follow=follow)
@@ -294,7 +336,7 @@ class Queue:
     @_telling
     def retry(self, names: Sequence[str]) -> Answers:
         """Put jobs that have ended into the queue again."""
-        if ALL in names:
+        if ALL in _several(names):
             raise UsageError("ALL would be everything that ever ended; name the jobs to be retried")
         return self._steered(names, "retry")
 
@@ -362,6 +404,7 @@ class Queue:
         self, look: Look, names: Sequence[str], among: Callable[[Seen], bool] = lambda _: True
     ) -> Jobs:
         """Return the jobs that are named: by name, path, id, pattern, or ALL of mine, each once."""
+        names = _several(names)
         found: dict[tuple[str, str], Seen] = {}
         living: Jobs | None = None
         for name in names:
@@ -375,7 +418,9 @@ class Queue:
                     found |= {(one.id, one.file_name): one for one in here}
                     continue
             if not here:
-                raise NotFoundError(f"{job.shown(name)}: no such job in {job.shown(self.path)}")
+                hint = "; a pattern means what has not ended" if set(name) & set("*?[") else ""
+                where = job.shown(self.path)
+                raise NotFoundError(f"{job.shown(name)}: no such job in {where}{hint}")
             found |= {(one.id, one.file_name): one for one in here}
         return list(found.values())
 
@@ -383,6 +428,9 @@ class Queue:
         """Return the nodes that are named; ``all_of_them``: beside those that are drained."""
         from pmjq import node
 
+        names = _several(names)
+        if ALL in names and len(names) > 1:
+            raise UsageError("ALL means all nodes, and stands alone")
         drained = set(self.opened().drained())
         wanted = sorted(all_of_them | drained) if ALL in names else list(dict.fromkeys(names))
         known = drained | {one.name for one in self.nodes()}
@@ -391,6 +439,11 @@ class Queue:
             if name not in known:
                 raise NotFoundError(f"{job.shown(name)}: no such node here; pmjq nodes lists them")
         return wanted
+
+
+def _several(names: str | Sequence[str]) -> Sequence[str]:
+    """Return names as a list; a text is one name, not its letters."""
+    return [names] if isinstance(names, str) else names
 
 
 def legal(name: str) -> bool:

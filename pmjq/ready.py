@@ -70,6 +70,7 @@ class Look(NamedTuple):
     ``busy``: somebody has it open for writing; None where the kernel does not tell. ``head``: its
     first bytes, None where it may not be read. Of a directory ``info`` is name and content of its
     info file, and ``inside`` what must stay the same while it is copied, both None if it has none.
+    ``odd``: what has the name of an info file and is none.
     """
 
     stat: Stat
@@ -77,6 +78,7 @@ class Look(NamedTuple):
     head: bytes | None
     info: tuple[str, bytes] | None = None
     inside: Inside | None = None
+    odd: str = ""
 
 
 class Inside(NamedTuple):
@@ -181,10 +183,13 @@ _KINDS = {
 
 _PLAIN_MODES = 0o170000 | modes.S_ISUID | modes.S_ISGID | modes.S_IXUSR
 _PLAIN = Standing(Kind.QUEUED)
-_HELD = Standing(Kind.HELD, "not executable; chmod u+x releases it")
+HELD = Standing(Kind.HELD, "not executable; chmod u+x releases it")
+"""What may be released."""
+
 _NO_JOB = Standing(
     Kind.LEFT, "a directory without an info file; it may still be being copied, or be an archive"
 )
+_NOT_READ = "is no regular file that the daemon may read; put a copy of the file there, and no link"
 _TOO_MANY = Standing(
     Kind.LEFT, "a directory with too many files in it; pack them, for instance with tar"
 )
@@ -219,7 +224,7 @@ def standing(name: str, stat: Stat, rules: Rules, age: float) -> Standing:
         return Standing(Kind.LEFT, reason)
     mode = stat.st_mode
     if modes.S_ISDIR(mode):
-        return _PLAIN if mode & modes.S_IXUSR else _HELD
+        return _PLAIN if mode & modes.S_IXUSR else HELD
     if not modes.S_ISREG(mode):
         return Standing(Kind.BAD, _KINDS.get(modes.S_IFMT(mode), "not a file"))
     if stat.st_nlink > 1:
@@ -230,7 +235,7 @@ def standing(name: str, stat: Stat, rules: Rules, age: float) -> Standing:
     if mode & (modes.S_ISUID | modes.S_ISGID):
         return Standing(Kind.BAD, "is set-user-id or set-group-id; chmod ug-s and submit it again")
     if not mode & modes.S_IXUSR:
-        return _HELD
+        return HELD
     if stat.st_size == 0:
         return _in_patience(
             max(PATIENCE_EMPTY, rules.settle), age, "is empty; there is nothing to run"
@@ -260,6 +265,8 @@ def settled(look: Look, rules: Rules, age: float) -> Standing:
         again = min(AGAIN_BUSY_MOST, max(AGAIN_BUSY, age / 4))
         return Standing(Kind.INCOMING, "still open for writing", again)
     if modes.S_ISDIR(look.stat.st_mode):
+        if look.inside is None and look.odd:
+            return Standing(Kind.LEFT, f"a directory whose {look.odd} {_NOT_READ}")
         if look.inside is None:
             return _NO_JOB
         if look.inside.entries >= MOST_INSIDE:

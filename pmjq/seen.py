@@ -104,7 +104,8 @@ def archive_of(record: Filed, root: str) -> str:
 
 def _wrote(record: Record) -> bool:
     """Tell whether a job has left output: not one that was cancelled before it was started."""
-    return record.state is not State.CANCELLED or bool(record.started or record.earlier)
+    started = record.started or any(one.started for one in record.earlier)
+    return record.state is not State.CANCELLED or bool(started)
 
 
 def of_record(record: Record, root: str, reason: str = "") -> Seen:

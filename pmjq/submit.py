@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import stat as modes
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
 STANDARD_PATH = "/usr/local/bin:/usr/bin:/bin"
 """Where a job's own PATH looks; what is elsewhere is submitted with its whole path."""
 
-MOST_SCRIPT = 1 << 28
-"""Bytes of a script; whatever is larger is no script."""
+MOST_READ = 1 << 28
+"""Bytes of a script or a batch; whatever is larger is none."""
 
 
 def _with_keys(command: Callable[..., int]) -> Callable[..., int]:
@@ -96,7 +95,8 @@ def submit(words: tuple[str, ...], spool: str | None, **given: Any) -> int:  # n
         if key.name not in ("name", "env", "directory")
     }
     asked["not_before"] = _later(given["not_before"])
-    directives = queue.asked_words(asked)
+    where = queue.Queue(face.root(spool))
+    directives = queue.asked_words(where.named(asked))
     variables = _variables(given["env"], all_of_them=given["env_all"])
     if given["directory"] == "":
         raise UsageError("--directory is empty; name the directory that the job is to run in")
@@ -109,7 +109,6 @@ def submit(words: tuple[str, ...], spool: str | None, **given: Any) -> int:  # n
         for draft in _drafts(source, variables, directives, given["array"], held=given["hold"])
     ]
     submitted: list[str] = []
-    where = queue.Queue(face.root(spool))
     if given["wait"] or given["follow"]:
         if len(drafts) > 1:
             raise UsageError("--wait and --follow want one job; use pmjq wait")
@@ -207,7 +206,7 @@ def _sources(
     elif not words:
         raise UsageError("nothing to submit; name a command or a script, or - for standard input")
     elif words == ("-",):
-        text = sys.stdin.buffer.read(MOST_SCRIPT)
+        text = _read(sys.stdin.buffer, "standard input")
         yield _script(text, name or "stdin", "standard input", where)
     elif len(words) == 1 and (script := _script_here(words[0])) is not None:
         yield _script(script, name or os.path.basename(words[0]), words[0], where)
@@ -218,7 +217,7 @@ def _sources(
 def _batch(path: str, name: str | None, where: bytes) -> Iterator[_Source]:
     from pmjq import script, submission
 
-    text = sys.stdin.buffer.read() if path == "-" else _content(path)
+    text = _read(sys.stdin.buffer, "standard input") if path == "-" else _content(path)
     commands = list(submission.lines(text))
     if not commands:
         raise UsageError(f"--batch {path}: has no command in it")
@@ -326,13 +325,18 @@ def _later(text: str | None) -> str | None:
 def _content(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            if not modes.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UsageError(f"{path}: is not a file")
-            return file.read(MOST_SCRIPT)
+            return _read(file, path)
     except FileNotFoundError:
         raise NotFoundError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise UsageError(f"{path}: is a directory; copy it into the spool") from None
+
+
+def _read(file: BinaryIO, shown: str) -> bytes:
+    text = file.read(MOST_READ + 1)
+    if len(text) > MOST_READ:
+        raise UsageError(f"{shown}: has more than {MOST_READ >> 20} MiB; submit it in parts")
+    return text
 
 
 def _here() -> str:

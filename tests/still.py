@@ -302,7 +302,9 @@ class Still:
     def back(self, name: str, *, pause: float = 3600.0, output: bytes = b"") -> Try:
         """Have a job be between two attempts, the first of which failed; return that."""
         spool, path = self.node(), self.put(name, "#!/bin/sh\n#PMJQ retries=3\n")
-        tried = Try(id=new_id(), attempt=1, node="a", state="failed", exit_code=3, reason="it was")
+        tried = Try(
+            new_id(), 1, "a", "failed", started=BEGAN, ended=BEGAN, exit_code=3, reason="it was"
+        )
         later = datetime.now(UTC) + timedelta(seconds=pause)
         again = job.Again(2, tries=1, earlier=(tried,), not_before=later)
         spool.remember(name, path.stat(), again)

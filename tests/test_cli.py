@@ -6,6 +6,7 @@ import grp
 import json
 import os
 import pwd
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
+from live import PROJECT
 from pmjq import __version__, cli, lock
 from pmjq.cli import BUILT, VERBS, main
 from pmjq.daemon import Daemon
@@ -605,3 +607,63 @@ def test_words_come_from_the_command_line(
     monkeypatch.setattr(sys, "argv", ["pmjq", "--version"])
     assert main() == 0
     assert capsys.readouterr().out == f"pmjq {__version__}\n"
+
+
+# --- closed descriptors, and an early interrupt
+
+
+@pytest.mark.parametrize(
+    "words", ["list", "history", "nodes", "submit true", "cancel ALL", "drain ALL", "list --json"]
+)
+def test_closed_standard_output(tmp_path: Path, words: str) -> None:
+    """Nothing is done that nobody would hear of."""
+    (tmp_path / "job").touch()
+    command = f"exec {sys.executable} -m pmjq {words} >&-"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=30,
+        env={**os.environ, "PMJQ_SPOOL": str(tmp_path), "PYTHONPATH": PROJECT},
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (CANNOT_CREATE, 1)
+    assert "standard output is closed" in done.stderr
+    assert os.listdir(tmp_path) == ["job"]
+
+
+@pytest.mark.parametrize("words", ["submit -", "submit --batch -"])
+def test_closed_standard_input(tmp_path: Path, words: str) -> None:
+    """It is as empty as /dev/null."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"exec {sys.executable} -m pmjq {words} <&-"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+        env={**os.environ, "PMJQ_SPOOL": str(tmp_path), "PYTHONPATH": PROJECT},
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (USAGE, "", 1)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_interrupt_while_it_is_loaded(tmp_path: Path, ignored: bool) -> None:  # noqa: FBT001
+    """It ends as by the signal, without a traceback; where it is ignored it stays so."""
+    code = (
+        "import os, signal, sys\n"
+        f"signal.signal(signal.SIGINT, signal.{'SIG_IGN' if ignored else 'default_int_handler'})\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'pmjq.cli':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "sys.argv = ['pmjq', '--version']\n"
+        "from pmjq.__main__ import main\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.stderr == ""
+    assert done.returncode == (0 if ignored else -signal.SIGINT)

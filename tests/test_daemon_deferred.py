@@ -355,10 +355,10 @@ def test_after_the_id_of_an_attempt_that_is_tried_again(live: Live) -> None:
 def test_unknown_job_is_waited_for(live: Live) -> None:
     """It may come yet; until then it is listed with its reason and blocks nobody."""
     live.drop("waits", job("after=comes-late"))
-    aside(live, "waits", "after comes-late, which has not ended")
+    aside(live, "waits", "after comes-late, of which nothing is known")
     pass_by(live, "canary-waits")
     (seen,) = Queue(live.spool).show("waits")
-    assert seen.reason == "after comes-late, which has not ended"
+    assert seen.reason == "after comes-late, of which nothing is known"
     live.drop("comes-late")
     assert live.ended("waits", within=30).text == "ran\n"
 

@@ -306,7 +306,7 @@ def test_info_file_that_is_no_file(live: Live) -> None:
         target.mkdir()
         make(target / "job.toml")
         target.rename(live.spool / f"odd-{kind}")
-        assert "without an info file" in aside(live, f"odd-{kind}")
+        assert "job.toml is no regular file" in aside(live, f"odd-{kind}")
 
 
 # --- where it goes

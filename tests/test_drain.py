@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from live import Live, eventually
+from pmjq.disk import Disk
+from pmjq.spool import Spool
 from pmjq.steering import Answer
 from still import (
     NO_INPUT,
@@ -138,6 +140,14 @@ def closed(live: Live) -> bool:
     """Tell whether the node says that it takes nothing."""
     gate: object = live.node().get("gate")
     return gate == "closed"
+
+
+@pytest.mark.parametrize("verb", ["drain", "resume"])
+def test_all_stands_alone(still: Still, verb: str) -> None:
+    """Who names a node beside ALL means something else."""
+    still.node("a")
+    typed(still.root, verb, "ALL", "a").refused(USAGE, "stands alone")
+    assert Spool(Disk(), str(still.root)).drained() == []
 
 
 def test_takes_nothing_and_what_runs_goes_on(tmp_path: Path) -> None:

@@ -62,13 +62,14 @@ def test_script_of_toml(script: str, argv: tuple[str, ...]) -> None:
     assert understood(TOML, f"script = {script}\n") == Spec(argv=argv)
 
 
-NO_SCRIPT = "names no script; add for instance: script = sh run.sh"
+NO_SCRIPT = "names no script; add for instance: "
 
 
 @pytest.mark.parametrize("text", ["", "cpus = 4", 'script = ""', "script = '  '", "script = []"])
 def test_without_a_script(text: str) -> None:
     """A directory that names no script can be mended by one line."""
-    assert refused(TOML, text) == f"{TOML}: {NO_SCRIPT}"
+    assert refused(TOML, text) == f'{TOML}: {NO_SCRIPT}script = "sh run.sh"'
+    assert understood(TOML, 'script = "sh run.sh"').argv == ("sh", "run.sh")
 
 
 @pytest.mark.parametrize(
@@ -251,9 +252,9 @@ def test_ini_without_cpus_has_one() -> None:
         ("", "has no section [QMOptions]"),
         ("[qmoptions]\nscript = a\n", "has no section [QMOptions]"),
         ("script = a\n", "cannot be understood"),
-        ("[QMOptions]\n", NO_SCRIPT),
-        ("[QMOptions]\nscript\n", NO_SCRIPT),
-        ("[QMOptions]\nscript =\n", NO_SCRIPT),
+        ("[QMOptions]\n", f"{NO_SCRIPT}script = sh run.sh"),
+        ("[QMOptions]\nscript\n", f"{NO_SCRIPT}script = sh run.sh"),
+        ("[QMOptions]\nscript =\n", f"{NO_SCRIPT}script = sh run.sh"),
         ("[QMOptions]\nscript = 'a\n", "cannot be understood"),
         ("[QMOptions\nscript = a\n", "cannot be understood"),
         ("[QMOptions]\n= a\n", "cannot be understood"),
@@ -290,10 +291,10 @@ def test_xml(name: str, text: str) -> None:
     [
         ("", "cannot be understood"),
         ("<a>", "cannot be understood"),
-        ("<a/>", NO_SCRIPT),
+        ("<a/>", f"{NO_SCRIPT}<script>sh run.sh</script>"),
         ("<a/><b/>", "cannot be understood"),
         ("text", "cannot be understood"),
-        ("<a><script/></a>", NO_SCRIPT),
+        ("<a><script/></a>", f"{NO_SCRIPT}<script>sh run.sh</script>"),
         ("<a><script>sh</script><nb_proc>x</nb_proc></a>", "cpus=x"),
         ("<!DOCTYPE a><a><script>sh</script></a>", "document type"),
         (
@@ -524,8 +525,8 @@ def test_asked() -> None:
     ("code", "told"),
     [
         ("ENOENT", "script: run.sh is neither in the directory nor on PATH"),
-        ("EACCES", "chmod u+x it, or write script = sh run.sh"),
-        ("ENOEXEC", "begin it with #!/bin/sh, or write script = sh run.sh"),
+        ("EACCES", "chmod u+x it, or let the script be: sh run.sh"),
+        ("ENOEXEC", "begin it with #!/bin/sh, or let the script be: sh run.sh"),
         ("ELOOP", "cannot be executed (ELOOP)"),
     ],
 )

@@ -290,3 +290,8 @@ def test_interrupted(tmp_path: Path) -> None:
             told.process.send_signal(signal.SIGINT)
             code, out = told.end()
             assert (code, out.rstrip()) == (130, b"one")
+
+
+def test_all_of_nobody(still: Still) -> None:
+    """Where nothing of mine is, that is said."""
+    typed(still.root, "logs", "ALL").refused(NO_INPUT, "no job of yours")

@@ -81,7 +81,7 @@ def test_unknown_job_is_waited_for(spec: Spec, found: Outcomes) -> None:
     """It may come yet."""
     verdict = found.verdict("job", spec)
     assert not verdict.never
-    assert verdict.reason.endswith("which has not ended")
+    assert verdict.reason.endswith("of which nothing is known")
 
 
 @pytest.mark.parametrize("spec", [after("a"), after_any("a")])
@@ -135,7 +135,7 @@ def test_name_is_not_a_part_of_another(disk: MemDisk, found: Outcomes) -> None:
     """Only the whole name counts."""
     tell(disk, record("abc"), record("job-a", job_id=B))
     for name in ("a", "ab", "bc", "job", A[:8]):
-        assert found.verdict("x", after(name)).reason.endswith("which has not ended")
+        assert found.verdict("x", after(name)).reason.endswith("of which nothing is known")
 
 
 def test_latest_end_of_a_name_counts(disk: MemDisk, found: Outcomes) -> None:
@@ -236,7 +236,7 @@ def test_who_is_woken_may_wait_again(disk: MemDisk, found: Outcomes) -> None:
     found.verdict("job", after("a", "b"))
     tell(disk, record("a"))
     assert found.woken() == {"job"}
-    assert found.verdict("job", after("a", "b")) == Verdict("after b, which has not ended")
+    assert found.verdict("job", after("a", "b")) == Verdict("after b, of which nothing is known")
     tell(disk, record("b", job_id=B))
     assert found.woken() == {"job"}
     assert found.verdict("job", after("a", "b")) == MAY_RUN
@@ -251,14 +251,16 @@ def test_later_end_counts(
 ) -> None:
     """What ended once more, between two looks at it, is known by how it ended last."""
     tell(disk, record("a", State.FAILED if state is State.DONE else State.DONE))
-    assert found.verdict("job", after_any(other, "b")) == Verdict("after b, which has not ended")
+    assert found.verdict("job", after_any(other, "b")) == Verdict(
+        "after b, of which nothing is known"
+    )
     earlier = (Try(id=A, attempt=1, node="a", state="done"),)
     tell(disk, record("a", state, B, attempt=2, earlier=earlier))
     for _ in range(looks):
         assert found.woken() == set()
     verdict = found.verdict("job", after(other, "b"))
     if state is State.DONE:
-        assert verdict == Verdict("after b, which has not ended")
+        assert verdict == waits
     else:
         assert verdict == Verdict(f"was to run after {other}, which is failed", never=True)
 
@@ -267,7 +269,7 @@ def test_end_of_what_is_in_the_queue_again_counts_no_more(disk: MemDisk, found: 
     """A job that was retried has not ended, also when it has been withdrawn since."""
     tell(disk, record("a"))
     spec = after("a", "b")
-    assert found.verdict("job", spec) == Verdict("after b, which has not ended")
+    assert found.verdict("job", spec) == Verdict("after b, of which nothing is known")
     queue(disk, "a")
     assert found.verdict("job", spec) == Verdict("after a, which has not ended")
     disk.unlink(f"{ROOT}/a")
@@ -281,7 +283,7 @@ def test_end_of_what_a_node_has_again_counts_no_more(disk: MemDisk, found: Outco
     """Likewise where nobody looked while it was in the queue: it is known by its paperwork."""
     tell(disk, record("a"))
     spec = after("a", "b")
-    assert found.verdict("job", spec) == Verdict("after b, which has not ended")
+    assert found.verdict("job", spec) == Verdict("after b, of which nothing is known")
     run = f"{ROOT}/.pmjq/node/a.b.c/run"
     disk.tree(run)
     disk.tree(f"{ROOT}/.pmjq/job/{B}")
@@ -292,7 +294,7 @@ def test_end_of_what_a_node_has_again_counts_no_more(disk: MemDisk, found: Outco
     disk.unlink(f"{run}/{B}")
     assert found.verdict("job", spec) == Verdict("after a, which has not ended")
     tell(disk, record("a", job_id=B))
-    assert found.verdict("job", spec) == Verdict("after b, which has not ended")
+    assert found.verdict("job", spec) == Verdict("after b, of which nothing is known")
 
 
 def test_torn_events_count_for_nothing(disk: MemDisk, found: Outcomes) -> None:

@@ -365,3 +365,77 @@ def test_beside_a_daemon(tmp_path: Path) -> None:
         assert queue.cancel([long])[0].done
         assert queue.wait([long], 60)[0].state is State.CANCELLED
         assert [one.name for one in queue.history(most=1)] == [long]
+
+
+# --- slips of who writes a program
+
+
+def test_text_is_no_list_of_words(queue: Queue, still: Still) -> None:
+    """A command line is refused, not split into its letters."""
+    with pytest.raises(UsageError, match=r"\['sh', '-c', command\]"):
+        queue.submit("echo hello")
+    assert still.listed() == []
+
+
+def test_text_is_one_name(queue: Queue, still: Still) -> None:
+    """One name need not be in a list, whatever is called as one of its letters."""
+    still.node("node1")
+    still.put("xy")
+    still.put("x")
+    assert [one.name for one in queue.list("xy")] == ["xy"]
+    assert [one.name for one in queue.show(["xy", "x", "xy"])] == ["xy", "x"]
+    assert [one.name for one in queue.hold("xy")] == ["xy"]
+    assert [one.name for one in queue.drain("node1")] == ["node1"]
+    assert [one.name for one in queue.cancel("xy")] == ["xy"]
+    assert still.listed() == ["x"]
+    with pytest.raises(UsageError, match="ALL would be everything"):
+        queue.retry("ALL")
+
+
+@pytest.mark.parametrize("which", ["since", "until"])
+def test_time_without_a_zone(queue: Queue, which: str) -> None:
+    """It is refused at once, not when the first job is compared with it."""
+    when = datetime(2026, 1, 1)  # noqa: DTZ001
+    with pytest.raises(UsageError, match="zone"):
+        queue.history(**{which: when})  # type: ignore[arg-type]  # both are times
+
+
+# --- what a job is to wait for
+
+
+def test_after_the_beginning_of_an_id(queue: Queue, still: Still) -> None:
+    """What a person reads in a table is submitted as the whole id."""
+    record = still.ended("x")
+    name = queue.submit(["true"], after=record.id[:8])
+    assert queue.show(name)[0].directives == (f"after={record.id}",)
+
+
+def test_after_what_is_called_like_the_beginning_of_an_id(queue: Queue, still: Still) -> None:
+    """A name comes first, and what is not known yet stays as it is."""
+    record = still.ended("x")
+    still.put(record.id[:8])
+    name = queue.submit(["true"], after=[record.id[:8], "cafe"])
+    assert queue.show(name)[0].directives == (f"after={record.id[:8]}", "after=cafe")
+
+
+def test_after_two_whose_ids_begin_so(queue: Queue, still: Still) -> None:
+    """Which one is meant has to be told."""
+    for number in range(2):
+        still.ended("x", id=f"abcdef01-0000-4000-8000-00000000000{number}")
+    with pytest.raises(UsageError, match="several ids begin so"):
+        queue.submit(["true"], after_any="abcdef01")
+    assert still.listed() == []
+
+
+def test_after_a_pattern(queue: Queue, still: Still) -> None:
+    """It is refused, unless a job is called so."""
+    with pytest.raises(UsageError, match="a pattern"):
+        queue.submit(["true"], after="x*")
+    still.put("x*")
+    name = queue.submit(["true"], after="x*")
+    assert queue.show(name)[0].directives == ("after=x*",)
+
+
+def test_after_where_no_daemon_has_been(tmp_path: Path) -> None:
+    """Nothing is known there yet, which is no reason to refuse it."""
+    assert Queue(tmp_path).submit(["true"], after="cafe") in os.listdir(tmp_path)

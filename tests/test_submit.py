@@ -958,3 +958,27 @@ def test_many_submitters(live: Live) -> None:
     assert len(set(names)) == 30
     for name in names:
         assert live.ended(name).text == f"{name.split('.')[1]}\n"
+
+
+@pytest.mark.parametrize("source", ["<(echo true; echo false)", "/dev/stdin", "pipe"])
+def test_batch_from_what_is_no_file(here: Path, source: str) -> None:
+    """Process substitution, a device and a FIFO are read like a file."""
+    os.mkfifo(here / "pipe")
+    line = f"{sys.executable} -m pmjq submit --batch {source}"
+    feeder = "(echo true; echo false) >pipe &" if source == "pipe" else ""
+    done = subprocess.run(
+        ["bash", "-c", f"{feeder} printf 'true\\nfalse\\n' | {line}"],
+        env={**os.environ, "PYTHONPATH": PROJECT},
+        cwd=here,
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr, done.stdout.count(b"\n")) == (0, b"", 2)
+
+
+def test_too_much_to_be_read(here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused as a whole, and no part of it submitted."""
+    monkeypatch.setattr(submit, "MOST_READ", 1 << 20)
+    (here / "batch").write_text("true\n" * (1 << 18))
+    refusal(here, capsys, USAGE, "--batch", "batch")

@@ -61,7 +61,7 @@ FIELDS: Mapping[str, set[str]] = {
 NO_METHOD = {"doctor"}
 """Verbs about a file system, not about its jobs."""
 
-NO_VERB = {"put", "reasons", "opened", "look"}
+NO_VERB = {"put", "named", "reasons", "opened", "look"}
 """What a ``Queue`` has beside the verbs."""
 
 OF_SUBMIT = {
