@@ -251,9 +251,8 @@ def test_later_end_counts(
 ) -> None:
     """What ended once more, between two looks at it, is known by how it ended last."""
     tell(disk, record("a", State.FAILED if state is State.DONE else State.DONE))
-    assert found.verdict("job", after_any(other, "b")) == Verdict(
-        "after b, of which nothing is known"
-    )
+    waits = Verdict("after b, of which nothing is known")
+    assert found.verdict("job", after_any(other, "b")) == waits
     earlier = (Try(id=A, attempt=1, node="a", state="done"),)
     tell(disk, record("a", state, B, attempt=2, earlier=earlier))
     for _ in range(looks):
