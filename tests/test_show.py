@@ -214,7 +214,7 @@ def test_between_two_attempts(still: Still) -> None:
     told = typed(still.root, "show", "x").out
     assert "attempt 2 not before" in told
     assert re.search(
-        rf"^earlier     attempt 1 on node a: failed, .*, it was \({tried.id}\)$", told, re.M
+        rf"^earlier     attempt 1 on node a: failed, .*, it was \({tried.id}\)$", told, re.MULTILINE
     )
     assert facts(still, tried.id)["name"] == "x"
 
