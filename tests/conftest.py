@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,12 @@ import pytest
 from hypothesis import settings
 
 from still import Still
+
+# What is started with & or nohup ignores these, and so would all that the tests start. What is
+# handled here, if by nothing, has its default there.
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 T = TypeVar("T")
 
