@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pmjq.errors import (
+    UNREACHABLE,
     CannotCreateError,
     ConfigurationError,
     NotFoundError,
     NotPermittedError,
     PmjqError,
-    TryLaterError,
     UsageError,
 )
 from pmjq.version import VERSION
@@ -105,15 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PmjqError as error:
         _say(str(error))
         return error.exit_code
-    except PermissionError as error:
-        _say(f"{error.filename}: {error.strerror}; ask its owner or run as another user")
-        return NotPermittedError.exit_code
     except OSError as error:
-        _say(
-            f"{error.filename or 'the spool'}: {error.strerror or error}; "
-            "start again when that is mended"
-        )
-        return TryLaterError.exit_code
+        from pmjq import render
+
+        told = render.refused(error)
+        _say(str(told))
+        return told.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     return int(result or 0)
@@ -332,7 +329,9 @@ def _check_spool(given: str, root: str) -> None:
         raise NotPermittedError(
             f"{given}: this user may not search the directories above it"
         ) from error
-    except OSError:
+    except OSError as error:
+        if error.errno in UNREACHABLE:
+            raise
         there = False
     if not there:
         raise NotFoundError(

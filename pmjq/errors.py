@@ -3,7 +3,7 @@
     PmjqError                      1   anything a person is told about
     +-- UsageError                64   the command line cannot be carried out
     +-- NotFoundError             66   no such spool or job
-    +-- UnreachableError          69   the spool is there but does not answer
+    +-- UnreachableError          69   the share that the spool is on does not answer
     +-- CannotCreateError         73   a directory or file cannot be made
     +-- TryLaterError             75   somebody else has what is needed: a second daemon of one node
     +-- NotPermittedError         77   the file system or the owner says no
@@ -17,6 +17,26 @@ Messages are for people: subject first, lower case, and what to do about it.
 """
 
 from __future__ import annotations
+
+import errno
+
+UNREACHABLE = frozenset(
+    {
+        errno.ENOTCONN,
+        errno.ESHUTDOWN,
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EREMOTEIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+"""Errors of a share whose server is gone, or that was mounted and is so no more."""
 
 
 class PmjqError(Exception):
@@ -38,7 +58,7 @@ class NotFoundError(PmjqError):
 
 
 class UnreachableError(PmjqError):
-    """Report a spool that exists and does not answer."""
+    """Report a spool on a share whose server does not answer."""
 
     exit_code = 69
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from pmjq import job, keys, script, submission
 from pmjq.disk import Onlooker
-from pmjq.errors import NotFoundError, NotPermittedError, PmjqError, TryLaterError, UsageError
+from pmjq.errors import NotFoundError, UsageError
 from pmjq.submission import Draft, Submission
 
 if TYPE_CHECKING:
@@ -62,17 +62,11 @@ def _telling(method: Callable[P, T]) -> Callable[P, T]:
         try:
             return method(*args, **kwargs)
         except OSError as error:
-            raise refused(error) from error
+            from pmjq import render
+
+            raise render.refused(error) from error
 
     return told
-
-
-def refused(error: OSError) -> PmjqError:
-    """Return what to tell a person of an error of the file system."""
-    path = job.shown(os.fsdecode(error.filename)) if error.filename else "the spool"
-    if isinstance(error, PermissionError):
-        return NotPermittedError(f"{path}: {error.strerror}; ask its owner or run as another user")
-    return TryLaterError(f"{path}: {error.strerror or error}; start again when that is mended")
 
 
 class Queue:
@@ -266,7 +260,9 @@ class Queue:
         try:
             yield from self._ended(wanted, most, since)
         except OSError as error:
-            raise refused(error) from error
+            from pmjq import render
+
+            raise render.refused(error) from error
 
     def _ended(
         self, wanted: Callable[[Any], bool], most: int | None, since: datetime | None

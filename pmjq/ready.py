@@ -183,7 +183,7 @@ _KINDS = {
 
 _PLAIN_MODES = 0o170000 | modes.S_ISUID | modes.S_ISGID | modes.S_IXUSR
 _PLAIN = Standing(Kind.QUEUED)
-HELD = Standing(Kind.HELD, "not executable; chmod u+x releases it")
+HELD = Standing(Kind.HELD, "not executable; chmod +x releases it")
 """What may be released."""
 
 _NO_JOB = Standing(

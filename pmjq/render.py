@@ -16,6 +16,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from pmjq.errors import (
+    UNREACHABLE,
+    NotPermittedError,
+    PmjqError,
+    TryLaterError,
+    UnreachableError,
+)
+from pmjq.job import shown
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -43,6 +52,21 @@ class Row(NamedTuple):
 
     cells: Sequence[str]
     notes: Sequence[str] = ()
+
+
+def refused(error: OSError) -> PmjqError:
+    """Return what to tell a person of an error of the file system."""
+    name = error.filename
+    if isinstance(name, bytes):
+        name = name.decode("utf-8", "surrogateescape")
+    what = f"{shown(name) if isinstance(name, str) else 'the spool'}: {error.strerror or error}"
+    if isinstance(error, PermissionError):
+        return NotPermittedError(f"{what}; ask its owner or run as another user")
+    if error.errno in UNREACHABLE:
+        return UnreachableError(
+            f"{what}; see that its server answers, or mount it anew, and start again"
+        )
+    return TryLaterError(f"{what}; start again when that is mended")
 
 
 def table(headings: Sequence[str], rows: Sequence[Row], width: int | None) -> str:

@@ -117,7 +117,7 @@ COMMANDS = {
         _jobs,
     ),
     "hold": _steering("hold", "Keep queued jobs from being started, as chmod a-x does.", _jobs),
-    "release": _steering("release", "Let held jobs go, as chmod u+x does.", _jobs),
+    "release": _steering("release", "Let held jobs go, as chmod +x does.", _jobs),
     "retry": _steering(
         "retry",
         "Put jobs that have ended into the queue again, as they are in the archive.",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from pmjq import directives, job
 from pmjq.directives import Refusal
 from pmjq.errors import (
+    UNREACHABLE,
     CannotCreateError,
     NotFoundError,
     NotPermittedError,
@@ -144,6 +145,10 @@ class Submission:
 def refusal(path: str, error: OSError) -> PmjqError:
     """Return what to tell a person of a change that a file system refused."""
     shown = job.shown(path)
+    if error.errno in UNREACHABLE:
+        from pmjq import render  # noqa: PLC0415  # only where something fails
+
+        return render.refused(error)
     if isinstance(error, PermissionError):
         return NotPermittedError(f"{shown}: {error.strerror}; ask its owner to let you write there")
     return CannotCreateError(f"{shown}: {error.strerror or error}; try again when that is mended")

@@ -21,7 +21,7 @@ from live import PROJECT
 from pmjq import __version__, cli, lock
 from pmjq.cli import BUILT, VERBS, main
 from pmjq.daemon import Daemon
-from pmjq.errors import ConfigurationError, UnreachableError
+from pmjq.errors import ConfigurationError
 from pmjq.ready import Rules
 
 if TYPE_CHECKING:
@@ -445,7 +445,8 @@ def test_tree_that_this_user_may_not_write(public: Path) -> None:
         (PermissionError(13, "Permission denied", "/a"), 77, ["/a", "Permission denied"]),
         (OSError(28, "No space left on device", "/a"), 75, ["/a", "No space left"]),
         (OSError("odd"), 75, ["the spool", "odd"]),
-        (UnreachableError("a: does not answer"), 69, ["a: does not answer"]),
+        (OSError(107, "Transport endpoint is not connected", "/a"), 69, ["/a", "mount it anew"]),
+        (OSError(116, "Stale file handle", "/a"), 69, ["/a", "its server"]),
     ],
 )
 def test_every_end_has_its_code(

@@ -114,7 +114,7 @@ def test_reasons(still: Still) -> None:
     still.back("back")
     lines = {line["name"]: line for line in typed(still.root, "list", "--json").lines}
     told = {
-        "held": ("held", "chmod u+x"),
+        "held": ("held", "chmod +x"),
         ".hidden": ("incoming", "hidden"),
         "link": ("incoming", "symbolic link"),
         "directory": ("incoming", "info file"),
@@ -211,7 +211,7 @@ def test_held_with_what_it_asks_for(still: Still) -> None:
     still.put("x", "#!/bin/sh\n#PMJQ cpus=2 tags=red\n", mode=0o644)
     told = typed(still.root, "list", "--json", "--tag", "red").one
     assert (told["state"], told["directives"]) == ("held", ["cpus=2", "tags=red"])
-    assert told["reason"] == "not executable; chmod u+x releases it"
+    assert told["reason"] == "not executable; chmod +x releases it"
 
 
 def test_held_with_wrong_directives(still: Still) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pmjq import render
+from pmjq.errors import NotPermittedError, PmjqError, TryLaterError, UnreachableError
 from pmjq.render import JOIN, Row, cells, duration, folded, line, size, table
 
 HEADINGS = ("NODE", "STATE", "GATE")
@@ -174,3 +175,21 @@ def test_figures_have_no_exponent() -> None:
         "10",
         "1000",
     ]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (PermissionError(13, "Permission denied", "/a"), NotPermittedError, "/a: Permission"),
+        (OSError(107, "not connected", "/a"), UnreachableError, "/a: not connected; see that its"),
+        (OSError(28, "No space left", "/a"), TryLaterError, "/a: No space left; start again"),
+        (OSError(28, "No space left", b"/\xff"), TryLaterError, "/\\xff: No space left"),
+        (OSError(28, "No space left", 7), TryLaterError, "the spool: No space left"),
+        (OSError("odd"), TryLaterError, "the spool: odd"),
+    ],
+)
+def test_refusals(error: OSError, kind: type[PmjqError], said: str) -> None:
+    """An error of the file system is told with its path and what to do."""
+    told = render.refused(error)
+    assert type(told) is kind
+    assert str(told).startswith(said)

@@ -51,7 +51,7 @@ def test_held(still: Still) -> None:
     still.put("x", "#!/bin/sh\n#PMJQ cpus=2\n", mode=0o644)
     shown = facts(still, "x")
     assert (shown["state"], shown["directives"]) == ("held", "cpus=2")
-    assert "chmod u+x" in shown["reason"]
+    assert "chmod +x" in shown["reason"]
 
 
 def test_no_node_starts_what_is_seen_not_to_be_startable(still: Still) -> None:
@@ -70,7 +70,7 @@ def test_no_node_starts_what_is_seen_not_to_be_startable(still: Still) -> None:
 
 def test_just_released(still: Still) -> None:
     """What a node said of it when it was held counts no more."""
-    still.node("a", aside={"x": "not executable; chmod u+x releases it"})
+    still.node("a", aside={"x": "not executable; chmod +x releases it"})
     still.put("x")
     shown = facts(still, "x")
     assert (shown["state"], shown.get("reason"), shown["on node"]) == (

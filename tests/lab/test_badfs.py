@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -122,6 +123,45 @@ def test_hangs(bad: Bad, tmp_path: Path, say: Say) -> None:
     options = ("-j", "4", "--lease", f"{shared.LEASE:g}", "--settle", "0")
     spoil = [*HANGS, *LOST_REPLIES]
     _run(bad, tmp_path, say, "hangs", options, lambda: bad.spoil(faults=spoil), losing=True)
+
+
+PMJQ = (sys.executable, "-m", "pmjq")
+
+ASKED = (
+    ("list",),
+    ("history",),
+    ("nodes",),
+    ("show", "x"),
+    ("logs", "x"),
+    ("wait", "x"),
+    ("cancel", "ALL"),
+    ("hold", "x"),
+    ("release", "x"),
+    ("retry", "x"),
+    ("drain", "a"),
+    ("resume", "a"),
+    ("prune", "--older-than", "1d"),
+    ("submit", "true"),
+    ("doctor",),
+)
+
+
+def test_a_server_that_is_gone(bad: Bad) -> None:
+    """Every verb says that the share does not answer, and so does a daemon that is to start."""
+    spool = bad.share.mounts[0] / "spool"
+    spool.mkdir()
+    daemon = (*PMJQ, "--once", "-j", "1", str(spool))
+    assert subprocess.run(daemon, capture_output=True, check=False).returncode == 0
+    bad.spoil(faults=[{"error": "ENOTCONN"}])
+    answers = {}
+    for verb, *words in ASKED:
+        where = (str(spool),) if verb == "doctor" else ("-s", str(spool))
+        answers[verb] = subprocess.run(
+            [*PMJQ, verb, *where, *words], capture_output=True, text=True, check=False
+        )
+    answers["daemon"] = subprocess.run(daemon, capture_output=True, text=True, check=False)
+    assert {verb: one.returncode for verb, one in answers.items()} == dict.fromkeys(answers, 69)
+    assert all("mount it anew" in one.stderr for one in answers.values())
 
 
 def _run(
