@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pmjq import job, plan, probe, ready, retries
+from pmjq import job, naming, plan, probe, ready, retries
 from pmjq.claims import Claims, Prepared
 from pmjq.desk import Doubt
 from pmjq.job import Attempt, Event, Spec, Status
@@ -134,7 +134,7 @@ class Act:
             spool.come_back(attempt)
         environment = settings.environment | {
             "PMJQ_ID": attempt.id,
-            "PMJQ_NAME": job.real_name(attempt.name, attempt.name_hex),
+            "PMJQ_NAME": naming.real_name(attempt.name, attempt.name_hex),
             "PMJQ_NODE": settings.node,
             "PMJQ_SPOOL": spool.root,
             "PMJQ_ATTEMPT": str(attempt.attempt),
@@ -292,7 +292,7 @@ class Act:
                 self._withdraw(name, attempt, again)
         desk.departed.pop(name, None)
         desk.nudges.append(name)
-        log.info("job.returned", job=job.shown(name), id=attempt.id, reason=action.reason)
+        log.info("job.returned", job=naming.shown(name), id=attempt.id, reason=action.reason)
 
     def _withdraw(self, name: str, attempt: Attempt, again: Again) -> None:
         """Cancel a job that has just been returned, as a person does who finds it in the queue."""
@@ -301,8 +301,8 @@ class Act:
         following = msgspec.structs.replace(
             attempt,
             id=self.claims.new_id(),
-            name=job.shown(name),
-            name_hex=job.exact(name),
+            name=naming.shown(name),
+            name_hex=naming.exact(name),
             attempt=again.attempt,
             earlier=again.earlier,
             node="",

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pmjq import job
+from pmjq import naming
 from pmjq.errors import CannotCreateError
 from pmjq.job import Record
 from pmjq.state import TO_ERROR_DIRECTORY
@@ -96,7 +96,7 @@ class Archive:
         """Return where a job goes: what was decided when it ended, if every node finds that."""
         if not record.near:
             return self._own(record)
-        told = job.real_name(record.archive, record.archive_hex)
+        told = naming.real_name(record.archive, record.archive_hex)
         path = os.path.normpath(f"{self.spool.root}/{told}")
         for home in (self.done, self.failed):
             if home.path == path:
@@ -108,7 +108,9 @@ class Archive:
         home = self._own(record)
         near = home.device == self._device
         path = os.path.relpath(home.path, self.spool.root) if near else home.path
-        return msgspec.structs.replace(record, archive=job.shown(path), archive_hex=job.exact(path))
+        return msgspec.structs.replace(
+            record, archive=naming.shown(path), archive_hex=naming.exact(path)
+        )
 
     def _own(self, record: Record) -> Destination:
         return self.failed if record.state in TO_ERROR_DIRECTORY else self.done
@@ -122,7 +124,7 @@ class Archive:
 
     def stem(self, record: Record) -> str:
         """Return the path that an archived job has; what belongs to it has a suffix more."""
-        stem = job.real_name(record.stem, record.stem_hex)
+        stem = naming.real_name(record.stem, record.stem_hex)
         return f"{self.destination(record).path}/{stem}"
 
     def file(self, record: Record) -> bool:
@@ -165,12 +167,12 @@ class Archive:
             except OSError as error:
                 if self.disk.stat(path) is None:
                     raise CannotCreateError(
-                        f"{job.shown(path)}: cannot be made: {error.strerror}; "
+                        f"{naming.shown(path)}: cannot be made: {error.strerror}; "
                         "make it or name another"
                     ) from error
             stat = self.disk.stat(path)
         if stat is None:
-            raise CannotCreateError(f"{job.shown(path)}: vanished as soon as it was made")
+            raise CannotCreateError(f"{naming.shown(path)}: vanished as soon as it was made")
         return stat.st_dev
 
     def _move_papers(self, source: str, target: str, *, near: bool) -> None:

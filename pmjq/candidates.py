@@ -13,7 +13,7 @@ from functools import cache
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from pmjq import history, job, node, ready
+from pmjq import history, naming, node, ready
 from pmjq.disk import Disk
 from pmjq.nodes import opened
 from pmjq.ready import Kind, Rules
@@ -63,7 +63,7 @@ def _claimed(spool: Spool, beginning: str) -> Iterator[Named]:
             for job_id in spool.run_of(token):
                 attempt = spool.attempt(job_id)
                 if attempt is not None:
-                    name = job.real_name(attempt.name, attempt.name_hex)
+                    name = naming.real_name(attempt.name, attempt.name_hex)
                     yield from _either(name, job_id, beginning, f"on {node.name_of(token)}")
 
 
@@ -97,7 +97,7 @@ def _state(spool: Spool, name: str) -> State | None:
 
 def _ended(spool: Spool, beginning: str) -> Iterator[Named]:
     for record in islice(history.records(spool), RECENT):
-        name = job.real_name(record.name, record.name_hex)
+        name = naming.real_name(record.name, record.name_hex)
         when = f"{record.ended.astimezone():%Y-%m-%d %H:%M}"
         yield from _either(name, record.id, beginning, f"{record.state} {when}")
 
@@ -106,5 +106,5 @@ def _either(name: str, job_id: str, beginning: str, said: str) -> Iterator[Named
     """Return a job by its name, or by its id if that is what was begun."""
     if name.startswith(beginning):
         yield name, said
-    elif len(beginning) >= job.LEAST_PREFIX and job_id.startswith(beginning):
+    elif len(beginning) >= naming.LEAST_PREFIX and job_id.startswith(beginning):
         yield job_id, f"{name}, {said}"

@@ -11,7 +11,7 @@ import errno
 import uuid
 from typing import TYPE_CHECKING
 
-from pmjq import job, ready, retries
+from pmjq import job, naming, ready, retries
 from pmjq.directives import Refusal
 from pmjq.examination import STALE
 from pmjq.job import FIRST, Attempt, Spec
@@ -200,8 +200,8 @@ class Claims:
         again = candidate.again or FIRST
         return Attempt(
             id=self.new_id(),
-            name=job.shown(name),
-            name_hex=job.exact(name),
+            name=naming.shown(name),
+            name_hex=naming.exact(name),
             attempt=again.attempt,
             owner=self.outside.owner(stat.st_uid),
             uid=stat.st_uid,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 import anyio.to_thread
 
-from pmjq import account, job, lease, lock, probe, service
+from pmjq import account, lease, lock, naming, probe, service
 from pmjq.disk import Disk
 from pmjq.lease import LEASE, Heart
 from pmjq.lives import GUARDS, Ground, Lives
@@ -217,7 +217,7 @@ class Daemon:
             await group.start(self._signals)
             log.info(
                 "daemon.started",
-                spool=job.shown(turn.spool.root),
+                spool=naming.shown(turn.spool.root),
                 node=self.options.node,
                 version=VERSION,
                 pid=os.getpid(),

@@ -13,10 +13,12 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pmjq import keys
-from pmjq.job import Spec
+
+if TYPE_CHECKING:
+    from pmjq.job import Spec
 
 HEAD = 32 * 1024
 """How much of an executable is read at most: directives end with the leading comment block."""
@@ -75,12 +77,20 @@ class Refusal:
 
 def spec(head: bytes) -> Spec | Refusal:
     """Return how to run a file that starts with ``head``, or why it cannot be run."""
+    from pmjq.job import Spec  # noqa: PLC0415  # takes a fifth of a submit, which does without
+
+    found = read(head)
+    return found if isinstance(found, Refusal) else Spec(**found)
+
+
+def read(head: bytes) -> dict[str, Any] | Refusal:
+    """Return the fields of the ``Spec`` of a file that starts with ``head``, or why it has none."""
     if head.startswith(b"#!"):
         return _script(head)
     if head.startswith(BYTE_ORDER_MARK):
         return Refusal("starts with a UTF-8 byte order mark, so it cannot be run; save it without")
     if _NOT_TEXT.search(head):
-        return Spec()
+        return {}
     if head.partition(b"\n")[0].endswith(b"\r"):
         return Refusal("its lines end in CR LF; convert it, for instance with dos2unix")
     return _with_directives(head, shell=True)  # noqa: S604  # not a call of a shell
@@ -147,7 +157,7 @@ def refusal(
             return f"cannot be executed ({code})"
 
 
-def _script(head: bytes) -> Spec | Refusal:
+def _script(head: bytes) -> dict[str, Any] | Refusal:
     line = head.partition(b"\n")[0]
     if line.endswith(b"\r"):
         return Refusal(
@@ -161,13 +171,13 @@ def _script(head: bytes) -> Spec | Refusal:
     return _with_directives(head, shell=False)
 
 
-def _with_directives(head: bytes, *, shell: bool) -> Spec | Refusal:
+def _with_directives(head: bytes, *, shell: bool) -> dict[str, Any] | Refusal:
     """Read the leading block of comments; a word that is not understood refuses the job.
 
     Who asks for something in vain would rather know than find it ignored after three weeks.
     """
     if b"PMJQ" not in head:
-        return Spec(shell=shell)
+        return {"shell": shell}
     words: list[str] = []
     found: dict[str, Any] = {}
     for number, line in enumerate(head.decode("utf-8", "replace").split("\n"), 1):
@@ -189,7 +199,7 @@ def _with_directives(head: bytes, *, shell: bool) -> Spec | Refusal:
     else:
         if len(head) >= HEAD:
             return Refusal(f"its first comments are longer than {HEAD} bytes; shorten them")
-    return Spec(shell=shell, directives=tuple(words), **found)
+    return {"shell": shell, "directives": tuple(words), **found}
 
 
 def interpreter_of(head: bytes) -> str:

@@ -23,7 +23,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pmjq import contest, diagnosis, job, node, nodes, probe
+from pmjq import contest, diagnosis, naming, node, nodes, probe
 from pmjq.contest import SOURCES, TARGETS
 from pmjq.diagnosis import Finding, Verdict
 from pmjq.errors import (
@@ -34,7 +34,8 @@ from pmjq.errors import (
     TryLaterError,
 )
 from pmjq.lease import WIDTH
-from pmjq.tree import OWN, Tree
+from pmjq.naming import OWN
+from pmjq.tree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -141,7 +142,7 @@ class Doctor:
 
     def _node(self) -> Finding:
         if not node.is_name(self.name):
-            found = f"{job.shown(self.name)} cannot name a node"
+            found = f"{naming.shown(self.name)} cannot name a node"
             return Finding("node name", Verdict.BAD, found, "give the daemon a --node name")
         lives: list[nodes.Seen] = []
         # Of a spool that is none, or none that we know, another finding speaks.
@@ -170,7 +171,7 @@ class Doctor:
         places = [hidden]
         if _there(self.disk, inside):
             places = [f"{inside}/doctor-{chance}", hidden]
-        shown = job.shown(self.root)
+        shown = naming.shown(self.root)
         for self._place in places:
             try:
                 self.disk.mkdir(self._place)
@@ -196,7 +197,7 @@ class Doctor:
         tree, end = Tree(self.disk, self.root), self.now() + CLEAR_PATIENCE
         while _there(self.disk, self._place):
             if self.now() > end:
-                raise TryLaterError(f"{job.shown(self._place)}: could not be removed; remove it")
+                raise TryLaterError(f"{naming.shown(self._place)}: could not be removed; remove it")
             for path in dict.fromkeys((self._place, self._by_other(self._place))):
                 with contextlib.suppress(OSError):
                     tree.remove(path)
@@ -341,7 +342,7 @@ def _there(disk: Disk, path: str) -> bool:
 
 
 def _check_directory(path: str) -> None:
-    shown = job.shown(path)
+    shown = naming.shown(path)
     try:
         os.stat(path)
     except PermissionError as error:

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from pmjq import job, ready, recovery, share
+from pmjq import naming, ready, recovery, share
 from pmjq.directives import Refusal
 from pmjq.examination import Examination
 from pmjq.gates import Verdict
 from pmjq.lease import CLAIMING
+from pmjq.naming import OWN
 from pmjq.plan import Candidate, Intent
 from pmjq.ready import Kind
-from pmjq.tree import OWN
 
 if TYPE_CHECKING:
     from pmjq.desk import Desk
@@ -102,9 +102,9 @@ class Entries:
         if missing:
             desk.verdict = Verdict(open=False, reason=f"the spool {missing}")
             if missing != self._missing:
-                log.error("spool.missing", spool=job.shown(spool.root), reason=missing)
+                log.error("spool.missing", spool=naming.shown(spool.root), reason=missing)
         elif self._missing:
-            log.info("spool.back", spool=job.shown(spool.root))
+            log.info("spool.back", spool=naming.shown(spool.root))
             desk.doubtful = True
             desk.nudges.append(None)
         self._missing = desk.outage = missing
@@ -316,7 +316,7 @@ class Entries:
         }
         for name, reason in left.items():
             if self._told.get(name) != reason and len(self._told) < MOST_SAID:
-                self.outside.log.warning("entry.left", entry=job.shown(name), reason=reason)
+                self.outside.log.warning("entry.left", entry=naming.shown(name), reason=reason)
                 self._told[name] = reason
         # One that is tried again is not left for that moment, and not news when it is again.
         for name in [name for name in self._told if name not in self.desk.backlog]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from pmjq import gates, infofile, job, outcomes, ready, retries
+from pmjq import gates, infofile, naming, outcomes, ready, retries
 from pmjq.directives import Refusal
 from pmjq.job import Spec
 from pmjq.outcomes import Outcomes
@@ -127,7 +127,7 @@ class Examination:
             torn = age >= STALE or (error.errno == errno.ENODATA and self.outside.spool.local)
             if not torn:
                 return Standing(Kind.INCOMING, reason, UNREAD)
-            self.outside.log.warning("job.forgotten", job=job.shown(name), reason=reason)
+            self.outside.log.warning("job.forgotten", job=naming.shown(name), reason=reason)
             self.desk.back.discard(name)
         if again is not None and isinstance(verdict, Spec):
             pause = retries.pause(again, verdict, self.outside.wall(), age)

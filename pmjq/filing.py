@@ -21,7 +21,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pmjq import job
+from pmjq import naming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -247,12 +247,12 @@ class Filing:
 
     def _clear(self, record: Record) -> None:
         """Remove the paperwork of a filed job; what cannot be removed goes at the next start."""
-        name, spool = job.real_name(record.name, record.name_hex), self.archive.spool
+        name, spool = naming.real_name(record.name, record.name_hex), self.archive.spool
         if self.late is not None and self.late.may_end(record):
             try:
                 self.late.expect(record, self.archive.stem(record))
             except OSError as error:
-                path = job.shown(str(error.filename or ""))
+                path = naming.shown(str(error.filename or ""))
                 self.log.warning("paperwork.left", id=record.id, path=path, reason=str(error))
             return
         alone = record.id in self.alone and threading.current_thread() is not self._thread
@@ -301,7 +301,7 @@ class Filing:
         if home.reason:
             home.end()
             archive = self.archive.destination(record).path
-            self.log.info("archive.works_again", archive=job.shown(archive))
+            self.log.info("archive.works_again", archive=naming.shown(archive))
 
     def _fails(self, record: Record, home: _Home, error: Exception) -> None:
         """Take note that a destination cannot be written, and say so if it is news."""
@@ -332,11 +332,11 @@ class Filing:
         self.log.error("job.unfiled", job=record.name, id=record.id, **keys, again_in=pause.length)
 
     def _keys(self, record: Record, error: Exception) -> dict[str, Any]:
-        archive = job.shown(self.archive.destination(record).path)
+        archive = naming.shown(self.archive.destination(record).path)
         if not isinstance(error, OSError):
             return {"archive": archive, "reason": f"{type(error).__name__}: {error}"}
         reason = error.strerror or str(error)
-        path = job.shown(str(error.filename2 or error.filename or ""))
+        path = naming.shown(str(error.filename2 or error.filename or ""))
         return {"archive": archive, "reason": reason, "path": path}
 
     def _forget(self, record: Record) -> None:

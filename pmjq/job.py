@@ -5,9 +5,8 @@ These are values. ``Attempt`` is the content of ``claim.N.json``, ``Record`` tha
 They are frozen msgspec Structs, so what is read from disk is checked on the way in, and an
 unknown format is refused instead of being guessed at.
 
-Names are file names and may hold any bytes but ``/`` and NUL. In Python they are ``str`` with
-surrogate escapes, as ``os.fsdecode`` makes them. JSON cannot carry those, so files hold ``name``
-for people and, only where that is not exact, ``name_hex`` for machines.
+A name that JSON cannot carry is in ``name`` for people and in ``name_hex`` for machines; see
+``pmjq.naming``.
 
 Times are UTC. Durations and CPU times are seconds, sizes are bytes.
 """
@@ -15,25 +14,16 @@ Times are UTC. Durations and CPU times are seconds, sizes are bytes.
 from __future__ import annotations
 
 import contextlib
-import re
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import msgspec
 
+from pmjq import naming
 from pmjq.state import State
 
 FORMAT: Final = 1
 """The number of the on-disk format; one that is not known is refused with both numbers named."""
-
-NAME_MAX = 255
-"""Longest file name in bytes, on every Linux file system in use."""
-
-LEAST_PREFIX = 4
-"""Characters of an id at least that find a job."""
-
-LONGEST_AFFIX = len(b".") + len(b".json") + len(b".part")
-"""What the archive puts around a stem at most: a hidden name under construction."""
 
 
 class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -216,78 +206,13 @@ class Event(msgspec.Struct, frozen=True):
     record: Record | None = None
 
 
-_STAMP = "%Y%m%dT%H%M%S.%f"
-"""How the time is written with which an archived name begins."""
-
-_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-STEM = re.compile(rf"\d{{8}}T\d{{6}}\.\d{{6}}Z-({_ID.pattern})-")
-"""How archived names begin; the first group is the id."""
-
 LATEST = 1e11
 """Seconds since the epoch: no time of day is later than the year 5138."""
-
-
-def shown(name: str) -> str:
-    r"""Return a name as people and JSON can have it: bytes that are not UTF-8 become ``\xNN``."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def exact(name: str) -> str:
-    """Return the hexadecimal bytes of a name that ``shown`` does not give exactly, else nothing."""
-    return "" if name.isascii() or shown(name) == name else _bytes(name).hex()
-
-
-def is_id(text: str) -> bool:
-    """Tell whether a text is an id as nodes give them."""
-    return _ID.fullmatch(text) is not None
-
-
-def begins_id(text: str) -> bool:
-    """Tell whether a text may be the start of an id by which a person names a job."""
-    return len(text) >= LEAST_PREFIX and not set(text) - set("0123456789abcdef-")
-
-
-def real_name(text: str, hexadecimal: str) -> str:
-    """Return the file name that ``shown`` and ``exact`` were made from."""
-    if not hexadecimal:
-        return text
-    return bytes.fromhex(hexadecimal).decode("utf-8", "surrogateescape")
 
 
 def moment(seconds: float) -> datetime:
     """Return a time of day in UTC from seconds since the epoch."""
     return datetime.fromtimestamp(seconds, UTC)
-
-
-def filed(name: str) -> tuple[datetime, str, str] | None:
-    """Return the time, the id and the rest of an archived name, with its suffix; None: it is none.
-
-    The opposite of ``stem``.
-    """
-    match = STEM.match(name)
-    if match is None:
-        return None
-    try:
-        ended = datetime.strptime(name.partition("Z")[0], _STAMP).replace(tzinfo=UTC)
-    except ValueError:
-        return None
-    return ended, match[1], name[match.end() :]
-
-
-def stem(ended: datetime, job_id: str, name: str) -> str:
-    """Return the archived name: stamp, id and name, shortened to leave room for every affix."""
-    prefix = f"{ended:{_STAMP}}Z-{job_id}-"
-    room = NAME_MAX - LONGEST_AFFIX - len(prefix)
-    return prefix + shortened(name, room)
-
-
-def shortened(name: str, room: int) -> str:
-    """Return as much of a name as has room in so many bytes, and no half of a letter."""
-    if len(name) * 4 <= room or len(_bytes(name)) <= room:
-        return name
-    half = "surrogateescape" if exact(name) else "ignore"
-    return _bytes(name)[:room].decode("utf-8", half)
 
 
 def record(
@@ -299,16 +224,16 @@ def record(
     usage that nobody saw stays out of the record.
     """
     when = moment(ended if status.ended is None else status.ended)
-    name = real_name(attempt.name, attempt.name_hex)
-    archived = stem(when, attempt.id, name)
+    name = naming.real_name(attempt.name, attempt.name_hex)
+    archived = naming.stem(when, attempt.id, name)
     code, usage = status.code, status.usage
     return Record(
         id=attempt.id,
         name=attempt.name,
         name_hex=attempt.name_hex,
         state=state,
-        stem=shown(archived),
-        stem_hex=exact(archived),
+        stem=naming.shown(archived),
+        stem_hex=naming.exact(archived),
         owner=attempt.owner,
         uid=attempt.uid,
         node=attempt.node,
@@ -402,7 +327,3 @@ def _time(text: bytes) -> float:
     if not 0 <= seconds < LATEST:
         raise ValueError(seconds)
     return seconds
-
-
-def _bytes(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pmjq import gates, history, infofile, job, node, nodes, outcomes, ready, retries
+from pmjq import gates, history, infofile, job, naming, node, nodes, outcomes, ready, retries
 from pmjq.directives import Refusal
 from pmjq.errors import UsageError
 from pmjq.job import Attempt, Record, Spec, Status
+from pmjq.naming import OWN
 from pmjq.nodes import Pulse
 from pmjq.outcomes import Outcomes
 from pmjq.ready import Kind, Rules, Standing
 from pmjq.seen import Seen, of_record
 from pmjq.state import State
-from pmjq.tree import OWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -102,11 +102,11 @@ class Look:
     def _unopened(self, name: str, stat: Stat, closed: str) -> Seen:
         """Return one entry as far as its place in the directory tells: one of very many."""
         queued = datetime.fromtimestamp(stat.st_ctime_ns / 1e9, UTC)
-        shown = name if name.isascii() else job.shown(name)
+        shown = name if name.isascii() else naming.shown(name)
         if ready.plain(name, stat):
             return Seen(
                 name=shown,
-                name_hex="" if shown is name else job.exact(name),
+                name_hex="" if shown is name else naming.exact(name),
                 state=State.QUEUED,
                 reason=self.aside.get(shown, closed),
                 owner=self.owner(stat.st_uid),
@@ -118,7 +118,7 @@ class Look:
         reason = standing.reason or self.aside.get(shown, "")
         return Seen(
             name=shown,
-            name_hex=job.exact(name),
+            name_hex=naming.exact(name),
             state=state,
             reason=reason or (closed if state is State.QUEUED else ""),
             owner=self.owner(stat.st_uid),
@@ -141,7 +141,7 @@ class Look:
         events are searched, too.
         """
         standing = ready.standing(name, stat, _EVERYBODY, -math.inf)
-        shown = job.shown(name)
+        shown = naming.shown(name)
         said = self.aside.get(shown, "")
         words: tuple[str, ...] = ()
         spec: Spec | Refusal | None = None
@@ -173,7 +173,7 @@ class Look:
         wrote = again is not None and any(one.started for one in again.earlier)
         return Seen(
             name=shown,
-            name_hex=job.exact(name),
+            name_hex=naming.exact(name),
             state=state,
             reason=reason,
             owner=self.owner(stat.st_uid),
@@ -288,7 +288,7 @@ class Look:
 
     def _silence(self, token: str) -> str:
         for one in self.nodes:
-            if one.token == job.shown(token) and one.state is not Pulse.ALIVE:
+            if one.token == naming.shown(token) and one.state is not Pulse.ALIVE:
                 return f"its node is {one.state}"
         return ""
 
@@ -359,7 +359,7 @@ class Look:
         latest = next(self._ended_as(name), None)
         if latest is not None:
             return [latest]
-        stem = job.STEM.match(name)
+        stem = naming.STEM.match(name)
         if stem is not None:
             return self.found(stem[1])
         return self._beginning(name)
@@ -376,7 +376,7 @@ class Look:
 
     def _back(self, job_id: str) -> Seen | None:
         """Return the entry that was executed under some id, and is in the queue again."""
-        if not job.is_id(job_id):
+        if not naming.is_id(job_id):
             return None
         for name in self.spool.again_names():
             seen = self.entry(name)
@@ -386,9 +386,9 @@ class Look:
 
     def _ended_as(self, name: str) -> Iterator[Seen]:
         """Return what ended that has a name or an id, newest first."""
-        if job.is_id(name):
+        if naming.is_id(name):
             return (one for one in self.ended(needle=name.encode()) if name in one.ids)
-        hexadecimal, shown = job.exact(name), job.shown(name)
+        hexadecimal, shown = naming.exact(name), naming.shown(name)
         needle = hexadecimal.encode() or msgspec.json.encode(shown)[1:-1]
 
         def meant(record: Record) -> bool:
@@ -398,7 +398,7 @@ class Look:
 
     def _beginning(self, start: str) -> list[Seen]:
         """Return the job whose id begins so; UsageError if several do."""
-        if not job.begins_id(start):
+        if not naming.begins_id(start):
             return []
         found: dict[str, Seen] = {}
         for one in chain(self.claimed(), self.unfiled(), self.ended(needle=start.encode())):
@@ -469,7 +469,7 @@ class Look:
             return name
         if posixpath.realpath(directory or "/") == posixpath.realpath(self.spool.root):
             return name
-        stem = job.STEM.match(name)
+        stem = naming.STEM.match(name)
         return stem[1] if stem else ""
 
     # -- patterns
@@ -495,5 +495,5 @@ def _same(before: Seen, now: Seen) -> bool:
 def is_entry(name: str) -> bool:
     """Tell whether a text can be the name of an entry of the spool."""
     size = len(name.encode("utf-8", "surrogateescape"))
-    legal = 0 < size <= job.NAME_MAX and "/" not in name and "\0" not in name
+    legal = 0 < size <= naming.NAME_MAX and "/" not in name and "\0" not in name
     return legal and name not in (".", "..", OWN)

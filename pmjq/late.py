@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pmjq import job
+from pmjq import job, naming
 from pmjq.job import Event, Record
 from pmjq.state import State
 from pmjq.tree import decoded
@@ -122,4 +122,4 @@ class Late:
 
 
 def _name(record: Record) -> str:
-    return job.real_name(record.name, record.name_hex)
+    return naming.real_name(record.name, record.name_hex)

@@ -16,7 +16,7 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pmjq import errors, job, node, recovery
+from pmjq import errors, job, naming, node, recovery
 from pmjq.archive import Archive
 from pmjq.filing import Filing
 from pmjq.late import Late
@@ -320,7 +320,7 @@ class Lives:
         if self._archive is None:
             archive = Archive(spool, self.ground.archive, self.ground.errors)
             for path in archive.made:
-                self.ground.log.info("archive.made", archive=job.shown(path))
+                self.ground.log.info("archive.made", archive=naming.shown(path))
         else:
             archive = self._archive.of(spool)
         self._archive = archive

@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from pmjq import job, node, probe, render
+from pmjq import naming, node, probe, render
 from pmjq.errors import NotFoundError
 from pmjq.job import FORMAT
 from pmjq.lease import BEATS, LEASE, SHORTEST
+from pmjq.naming import OWN
 from pmjq.node import Life
 from pmjq.render import JOIN, Row
 from pmjq.spool import Spool
-from pmjq.tree import OWN, Head, decoded
+from pmjq.tree import Head, decoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +106,7 @@ class _Beat:
 
 def opened(disk: Disk, root: str) -> Spool:
     """Return the spool at a path; NotFoundError if it is none, ConfigurationError if unknown."""
-    shown = job.shown(root)
+    shown = naming.shown(root)
     if disk.stat(root) is None:
         raise NotFoundError(
             f"{shown}: no such directory; name the spool with -s or PMJQ_SPOOL, or mount it"
@@ -228,7 +229,7 @@ def _life(spool: Spool, token: str) -> tuple[Life | None, str, str]:
 
 
 def _told(token: str, life: Life | None, version: str, note: str) -> Seen:
-    shown = job.shown(token)
+    shown = naming.shown(token)
     if life is None:
         name = node.name_of(shown)
         return Seen(name=name or shown, token=shown, version=version, note=note)

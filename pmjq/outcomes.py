@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pmjq import history, infofile, job
+from pmjq import history, infofile, naming
 from pmjq.directives import Refusal
 from pmjq.history import News
 from pmjq.job import Spec
@@ -47,12 +47,12 @@ def too_early(when: datetime) -> str:
 
 def unended(other: str) -> str:
     """Return why a job does not run that waits for another."""
-    return f"after {job.shown(other)}, which has not ended"
+    return f"after {naming.shown(other)}, which has not ended"
 
 
 def unknown(other: str) -> str:
     """Return the same where there is no such job, nor was one."""
-    return f"after {job.shown(other)}, of which nothing is known"
+    return f"after {naming.shown(other)}, of which nothing is known"
 
 
 class Outcomes:
@@ -76,7 +76,7 @@ class Outcomes:
         for other in spec.after:
             state = states[other]
             if state is not None and state is not State.DONE:
-                reason = f"was to run after {job.shown(other)}, which is {state}"
+                reason = f"was to run after {naming.shown(other)}, which is {state}"
                 return Verdict(reason, never=True)
         for other, state in states.items():
             if state is None:
@@ -99,7 +99,7 @@ class Outcomes:
             if record is None:
                 continue
             earlier = (one.id for one in record.earlier)
-            for other in (job.real_name(record.name, record.name_hex), record.id, *earlier):
+            for other in (naming.real_name(record.name, record.name_hex), record.id, *earlier):
                 woken = self._waiting.pop(other, None)
                 self._woken |= woken or set()
                 if woken is not None or other in self._ended:
@@ -107,7 +107,7 @@ class Outcomes:
 
     def _wait(self, name: str, other: str) -> Verdict:
         if self._waits_for(other, name):
-            reason = f"{ITSELF}, by way of {job.shown(other)}" if other != name else ITSELF
+            reason = f"{ITSELF}, by way of {naming.shown(other)}" if other != name else ITSELF
             return Verdict(reason, never=True)
         self._waiting.setdefault(other, set()).add(name)
         return Verdict(unended(other) if other in self._alive else unknown(other))
@@ -126,7 +126,7 @@ class Outcomes:
         if other in self._ended or other in self._waiting:
             # The events have been searched for it, and are listened to.
             return self._ended.get(other)
-        hexadecimal, shown = job.exact(other), job.shown(other)
+        hexadecimal, shown = naming.exact(other), naming.shown(other)
         needle = hexadecimal.encode() or msgspec.json.encode(shown)[1:-1]
         for record in history.records(self._spool, needle=needle):
             ids = (record.id, *(one.id for one in record.earlier))
@@ -145,10 +145,10 @@ class Outcomes:
 
     def _name(self, job_id: str) -> str:
         attempt = self._spool.attempt(job_id)
-        return job.real_name(attempt.name, attempt.name_hex) if attempt is not None else ""
+        return naming.real_name(attempt.name, attempt.name_hex) if attempt is not None else ""
 
     def _queued(self, other: str) -> bool:
-        longer = len(other.encode("utf-8", "surrogateescape")) > job.NAME_MAX
+        longer = len(other.encode("utf-8", "surrogateescape")) > naming.NAME_MAX
         return not longer and "/" not in other and self._spool.stat(other) is not None
 
     def _waits_for(self, first: str, name: str) -> bool:

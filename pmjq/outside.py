@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from pmjq import job
+from pmjq import naming
 from pmjq.lease import LEASE
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Pauses:
             self._log.error(
                 f"{name}.failed",
                 reason=pause.reason,
-                path=job.shown(str(error.filename or "")),
+                path=naming.shown(str(error.filename or "")),
                 again_in=pause.length,
             )
 

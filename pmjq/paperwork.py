@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from pmjq import job
+from pmjq import job, naming
 from pmjq.job import Attempt, Event, Record, Status
 from pmjq.returned import Returned
 from pmjq.tree import decoded
@@ -98,7 +98,9 @@ class Paperwork(Returned):
         if attempt.spec.argv:
             self.point(attempt)
             return Places(f"{directory}/{INSIDE}", *papers)
-        executable = f"{directory}/{executable_name(job.real_name(attempt.name, attempt.name_hex))}"
+        executable = (
+            f"{directory}/{executable_name(naming.real_name(attempt.name, attempt.name_hex))}"
+        )
         baton = f"{self._run}/{attempt.id}"
         try:
             self.disk.link(baton, executable)

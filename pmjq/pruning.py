@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from pmjq import job
+from pmjq import naming
 from pmjq.seen import archive_of
 from pmjq.state import State
 from pmjq.tree import decoded
@@ -130,14 +130,14 @@ class Pruning:
         except OSError as error:
             # Another node's, or not mounted here: what is known of its jobs stays.
             text = f"cannot be read ({error.strerror or error}); what was filed there stays known"
-            shown = job.shown(path)
+            shown = naming.shown(path)
             self._failed = True
             self._away.append(
                 Pruned(name="", id="", path=shown, ended=self.before, removed=False, text=text)
             )
             return found
         for name in names:
-            filed = job.filed(name)
+            filed = naming.filed(name)
             if filed is None or filed[0] >= self.before:
                 continue
             state = self._ids.get(filed[1].encode())
@@ -156,11 +156,11 @@ class Pruning:
                 self._failed, removed = True, False
                 text = f"cannot be removed: {error.strerror or error}"
                 break
-        ended, _, bare = job.filed(shortest) or (self.before, job_id, shortest)
+        ended, _, bare = naming.filed(shortest) or (self.before, job_id, shortest)
         return Pruned(
-            name=job.shown(bare),
+            name=naming.shown(bare),
             id=job_id,
-            path=job.shown(f"{path}/{shortest}"),
+            path=naming.shown(f"{path}/{shortest}"),
             ended=ended,
             removed=removed,
             text=text,

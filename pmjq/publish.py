@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from pmjq import job, probe, service
+from pmjq import job, naming, probe, service
 from pmjq.node import Life
 from pmjq.plan import Intent
 from pmjq.version import VERSION
@@ -69,7 +69,7 @@ class Publisher:
         for name, standing in turn.backlog.aside():
             if len(aside) >= MOST_ASIDE:
                 break
-            aside[job.shown(name)] = standing.reason
+            aside[naming.shown(name)] = standing.reason
         return aside
 
     def _life(self, aside: dict[str, str]) -> Life:
@@ -104,6 +104,6 @@ class Publisher:
             outage=self._outage(),
             cpus=settings.cpus,
             memory=settings.memory,
-            archive=job.shown(turn.filing.archive.done.path),
-            errors=job.shown(turn.filing.archive.failed.path),
+            archive=naming.shown(turn.filing.archive.done.path),
+            errors=naming.shown(turn.filing.archive.failed.path),
         )

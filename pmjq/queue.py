@@ -19,7 +19,7 @@ from functools import wraps
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-from pmjq import job, keys, script, submission
+from pmjq import keys, naming, script, submission
 from pmjq.disk import Onlooker
 from pmjq.errors import NotFoundError, UsageError
 from pmjq.submission import Draft, Submission
@@ -156,11 +156,11 @@ class Queue:
 
     def _named(self, other: str) -> str:
         """Return the name or whole id of a job that another is to wait for."""
-        if job.is_id(other) or self._disk.stat(os.path.join(self.path, other)) is not None:
+        if naming.is_id(other) or self._disk.stat(os.path.join(self.path, other)) is not None:
             return other
         if set(other) & set("*?["):
-            raise UsageError(f"after {job.shown(other)}: a pattern; name each job, or its id")
-        if not job.begins_id(other):
+            raise UsageError(f"after {naming.shown(other)}: a pattern; name each job, or its id")
+        if not naming.begins_id(other):
             return other
         try:
             ids = [one.id for one in self.look(aside=False).found(other) if one.name != other]
@@ -242,7 +242,7 @@ class Queue:
             raise UsageError("a time wants its zone: datetime.astimezone() adds it")
 
         def wanted(one: Seen | Record) -> bool:
-            exact = job.real_name(one.name, one.name_hex)
+            exact = naming.real_name(one.name, one.name_hex)
             return (
                 (not states or one.state in states)
                 and (not tags or not keys.tags(one.directives).isdisjoint(tags))
@@ -285,7 +285,7 @@ class Queue:
         """
         found = self._meant(self.look(), [name])
         if not found:
-            raise NotFoundError(f"{name}: no job of yours is in {job.shown(self.path)}")
+            raise NotFoundError(f"{name}: no job of yours is in {naming.shown(self.path)}")
         if len(found) > 1:
             ids = ", ".join(one.id or one.name for one in found)
             raise UsageError(f"{name}: {len(found)} jobs are meant; name one of them: {ids}")
@@ -415,8 +415,8 @@ class Queue:
                     continue
             if not here:
                 hint = "; a pattern means what has not ended" if set(name) & set("*?[") else ""
-                where = job.shown(self.path)
-                raise NotFoundError(f"{job.shown(name)}: no such job in {where}{hint}")
+                where = naming.shown(self.path)
+                raise NotFoundError(f"{naming.shown(name)}: no such job in {where}{hint}")
             found |= {(one.id, one.file_name): one for one in here}
         return list(found.values())
 
@@ -433,7 +433,9 @@ class Queue:
         known |= {node.name_of(token) for token in self.opened().tellers()}
         for name in wanted:
             if name not in known:
-                raise NotFoundError(f"{job.shown(name)}: no such node here; pmjq nodes lists them")
+                raise NotFoundError(
+                    f"{naming.shown(name)}: no such node here; pmjq nodes lists them"
+                )
         return wanted
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pmjq import job, node, plan, ready
+from pmjq import job, naming, node, plan, ready
 from pmjq.desk import Doubt
 from pmjq.errors import TryLaterError
 from pmjq.job import Attempt, Status
@@ -278,7 +278,7 @@ def clear_paperwork(spool: Spool, desk: Desk, name: str, lives: set[str]) -> Non
     alone = all(node.name_of(token) == name for token in lives)
     for job_id in _unneeded(spool, desk):
         attempt = spool.attempt(job_id)
-        if attempt is None and job.is_id(job_id) and (alone or not spool.has_claim(job_id)):
+        if attempt is None and naming.is_id(job_id) and (alone or not spool.has_claim(job_id)):
             record = spool.latest_record(job_id)
             # Of a job that somebody was cancelling, and that went another way.
             gone = record is not None and not record.node and spool.old(job_id, ABANDONED)
@@ -299,7 +299,7 @@ def _unneeded(spool: Spool, desk: Desk) -> list[str]:
 
 
 def _clear(spool: Spool, attempt: Attempt) -> None:
-    spool.clear(attempt.id, attempt.attempt, job.real_name(attempt.name, attempt.name_hex))
+    spool.clear(attempt.id, attempt.attempt, naming.real_name(attempt.name, attempt.name_hex))
 
 
 def _put(spool: Spool, desk: Desk, ids: list[str], now: float, life: Former) -> None:
@@ -382,7 +382,7 @@ def _nameless(spool: Spool, job_id: str) -> Attempt:
     moment = job.moment(0)
     return Attempt(
         id=job_id,
-        name=job.shown(job_id),
+        name=naming.shown(job_id),
         attempt=1,
         owner="",
         uid=-1,

@@ -23,7 +23,7 @@ from pmjq.errors import (
     TryLaterError,
     UnreachableError,
 )
-from pmjq.job import shown
+from pmjq.naming import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

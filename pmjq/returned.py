@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pmjq import job, ready
+from pmjq import naming, ready
 from pmjq.job import Again
 from pmjq.tree import Tree
 
@@ -100,7 +100,7 @@ class Returned(Tree):
 
         Repeatable.
         """
-        name = job.real_name(attempt.name, attempt.name_hex)
+        name = naming.real_name(attempt.name, attempt.name_hex)
         known = self._decode(f"{self._again}/{name}", Again)
         if known is not None and known.earlier == attempt.earlier:
             self.forget(name)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from pmjq import job
+from pmjq import naming
 from pmjq.job import Record, Try
 from pmjq.state import State
 
@@ -71,12 +71,12 @@ class Seen(Struct, frozen=True, kw_only=True):
     @property
     def file_name(self) -> str:
         """Return the exact name of its file."""
-        return job.real_name(self.name, self.name_hex)
+        return naming.real_name(self.name, self.name_hex)
 
     @property
     def archived_path(self) -> str:
         """Return the exact path that it was filed to."""
-        return job.real_name(self.archived, self.archived_hex)
+        return naming.real_name(self.archived, self.archived_hex)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ class Seen(Struct, frozen=True, kw_only=True):
 
 def archive_of(record: Filed, root: str) -> str:
     """Return the directory that a job was filed to, as its node names it; ``root``: the spool."""
-    archive = job.real_name(record.archive, record.archive_hex)
+    archive = naming.real_name(record.archive, record.archive_hex)
     return posixpath.normpath(f"{root}/{archive}") if record.near else archive
 
 
@@ -110,7 +110,7 @@ def _wrote(record: Record) -> bool:
 
 def of_record(record: Record, root: str, reason: str = "") -> Seen:
     """Return a job that has ended as its record has it; ``root``: the spool."""
-    stem, archive = job.real_name(record.stem, record.stem_hex), archive_of(record, root)
+    stem, archive = naming.real_name(record.stem, record.stem_hex), archive_of(record, root)
     archived = f"{archive}/{stem}" if archive else ""
     return Seen(
         name=record.name,
@@ -132,9 +132,9 @@ def of_record(record: Record, root: str, reason: str = "") -> Seen:
         system_cpu=record.system_cpu,
         max_rss=record.max_rss,
         directives=record.directives,
-        archived=job.shown(archived),
-        archived_hex=job.exact(archived),
-        output=job.shown(f"{archived}.out") if archived and _wrote(record) else "",
+        archived=naming.shown(archived),
+        archived_hex=naming.exact(archived),
+        output=naming.shown(f"{archived}.out") if archived and _wrote(record) else "",
         late=record.late,
         earlier=record.earlier,
     )

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pmjq import job, node
+from pmjq import naming, node
 from pmjq.errors import ConfigurationError, NotFoundError
 from pmjq.job import FIRST, FORMAT, Again, Attempt, Record
+from pmjq.naming import HIDDEN, OWN, SUBMITTED
 from pmjq.node import Life
 from pmjq.paperwork import Paperwork, executable_name
 from pmjq.requests import Requests
 from pmjq.state import State
-from pmjq.tree import HIDDEN, OWN, SUBMITTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +78,9 @@ class Spool(Paperwork, Requests):
         has it run as this user.
         """
         if self.disk.stat(self.root) is None:
-            raise NotFoundError(f"{job.shown(self.root)}: no such directory; make it or mount it")
+            raise NotFoundError(
+                f"{naming.shown(self.root)}: no such directory; make it or mount it"
+            )
         if self.disk.stat(self.own) is None:
             self._build(uuid)
         identity = self.identify()
@@ -107,16 +109,18 @@ class Spool(Paperwork, Requests):
         text = self.disk.read(path)
         if text is None:
             raise ConfigurationError(
-                f"{job.shown(path)}: missing, so this is not a spool of pmjq; "
+                f"{naming.shown(path)}: missing, so this is not a spool of pmjq; "
                 f"if nothing runs here, remove {OWN}"
             )
         try:
             identity = msgspec.json.decode(text, type=Identity)
         except msgspec.DecodeError as error:
-            raise ConfigurationError(f"{job.shown(path)}: cannot be understood: {error}") from error
+            raise ConfigurationError(
+                f"{naming.shown(path)}: cannot be understood: {error}"
+            ) from error
         if identity.format != FORMAT:
             raise ConfigurationError(
-                f"{job.shown(path)}: the spool has format {identity.format}, "
+                f"{naming.shown(path)}: the spool has format {identity.format}, "
                 f"this pmjq knows format {FORMAT}"
             )
         self._identity = text
@@ -169,7 +173,7 @@ class Spool(Paperwork, Requests):
 
         False: somebody else has it, or its owner withdrew it.
         """
-        name = job.real_name(attempt.name, attempt.name_hex)
+        name = naming.real_name(attempt.name, attempt.name_hex)
         return self._moved(f"{self.root}/{name}", f"{self._run}/{attempt.id}")
 
     def claimed(self, attempt: Attempt) -> Look | None:
@@ -193,7 +197,7 @@ class Spool(Paperwork, Requests):
         Returns the name it got, None if this life was fenced. Where another job has come to its
         name meanwhile, a number is added. ``again``: what its next attempt is to know.
         """
-        name = job.real_name(attempt.name, attempt.name_hex)
+        name = naming.real_name(attempt.name, attempt.name_hex)
         baton = f"{self._run}/{attempt.id}"
         self.disk.unlink(f"{self._job}/{attempt.id}/{executable_name(name)}")
         stat = self.disk.stat(baton) if again.attempt > 1 or again.earlier else None
@@ -324,7 +328,7 @@ class Spool(Paperwork, Requests):
 
         False: a node has claimed it, or its owner has removed it.
         """
-        name = job.real_name(record.name, record.name_hex)
+        name = naming.real_name(record.name, record.name_hex)
         return self._moved(f"{self.root}/{name}", self.ended_path(record))
 
     def may_construct(self) -> bool:
@@ -371,7 +375,7 @@ class Spool(Paperwork, Requests):
 
     def run_of(self, token: str) -> list[str]:
         """Return the ids of the jobs that some life has."""
-        return [name for name in self._list(f"{self.own}/node/{token}/run") if job.is_id(name)]
+        return [name for name in self._list(f"{self.own}/node/{token}/run") if naming.is_id(name)]
 
     # -- below
 
@@ -384,7 +388,7 @@ class Spool(Paperwork, Requests):
 
     def _refuse_foreign(self, path: str) -> None:
         if reason := self._foreign(path):
-            raise ConfigurationError(f"{job.shown(path)}: {reason}")
+            raise ConfigurationError(f"{naming.shown(path)}: {reason}")
 
     def _foreign(self, path: str) -> str:
         """Return why somebody else may write a directory of the tree, empty if nobody may.
@@ -397,7 +401,7 @@ class Spool(Paperwork, Requests):
             return ""
         if not modes.S_ISDIR(stat.st_mode):
             return "is not a directory, so it was not made by pmjq; remove it"
-        user, own = self.disk.user(), job.shown(self.own)
+        user, own = self.disk.user(), naming.shown(self.own)
         if not self._is_ours(stat):
             return (
                 f"belongs to user {stat.st_uid}, who could have programs run as user {user}; "
@@ -455,4 +459,4 @@ def _numbered(name: str, number: int) -> str:
     if number == 1:
         return name
     suffix = f".{number}"
-    return job.shortened(name, job.NAME_MAX - len(suffix)) + suffix
+    return naming.shortened(name, naming.NAME_MAX - len(suffix)) + suffix

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pmjq import job
+from pmjq import job, naming
 from pmjq.job import Again, Attempt, Spec, Status, Try
+from pmjq.naming import HIDDEN, SUBMITTED
 from pmjq.nodes import Pulse
 from pmjq.state import State
 from pmjq.submission import mark, refusal, unique
-from pmjq.tree import HIDDEN, SUBMITTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,7 +130,7 @@ class Steering:
                 spool.remove(part)
             raise refusal(os.fsdecode(error.filename or spool.root), error) from error
         text = "is in the queue again" + (
-            f" as {job.shown(name)}" if name != seen.file_name else ""
+            f" as {naming.shown(name)}" if name != seen.file_name else ""
         )
         return _answer(seen, text, done=True)
 
@@ -252,7 +252,7 @@ class Steering:
         gone = [
             one.state
             for one in self.look.nodes
-            if one.token == job.shown(seen.token) and one.state in GONE
+            if one.token == naming.shown(seen.token) and one.state in GONE
         ]
         path = spool.ask_path(seen.token, "cancel", seen.id)
         try:

@@ -15,7 +15,7 @@ import string
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pmjq import directives, job
+from pmjq import directives, naming
 from pmjq.directives import Refusal
 from pmjq.errors import (
     UNREACHABLE,
@@ -25,7 +25,7 @@ from pmjq.errors import (
     PmjqError,
     UsageError,
 )
-from pmjq.tree import HIDDEN, OWN, SUBMITTED
+from pmjq.naming import HIDDEN, OWN, SUBMITTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -66,12 +66,12 @@ def mark() -> str:
 def unique(base: str) -> str:
     """Return a name that nobody has: what the job is called, and a mark."""
     plain = base.lstrip(".") or "job"
-    return f"{job.shortened(plain, job.NAME_MAX - MARK_LENGTH - 1)}.{mark()}"
+    return f"{naming.shortened(plain, naming.NAME_MAX - MARK_LENGTH - 1)}.{mark()}"
 
 
 def checked(text: bytes) -> bytes:
     """Return the text of a job; UsageError if no daemon would run it as it says."""
-    refused = directives.spec(text[: directives.HEAD])
+    refused = directives.read(text[: directives.HEAD])
     if isinstance(refused, Refusal):
         raise UsageError(refused.reason)
     return text
@@ -132,7 +132,7 @@ class Submission:
         """Return how the paths of jobs under construction begin."""
         if self.disk.stat(self.root) is None:
             raise NotFoundError(
-                f"{job.shown(self.root)}: no such directory; name the spool with -s or "
+                f"{naming.shown(self.root)}: no such directory; name the spool with -s or "
                 "PMJQ_SPOOL, make it, or mount it"
             )
         own = f"{self.root}/{OWN}/tmp"  # noqa: S108  # a directory of the spool
@@ -144,7 +144,7 @@ class Submission:
 
 def refusal(path: str, error: OSError) -> PmjqError:
     """Return what to tell a person of a change that a file system refused."""
-    shown = job.shown(path)
+    shown = naming.shown(path)
     if error.errno in UNREACHABLE:
         from pmjq import render  # noqa: PLC0415  # only where something fails
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from pmjq import face, keys
+from pmjq import face, keys, naming
 from pmjq.errors import NotFoundError, NotPermittedError, UsageError
 
 if TYPE_CHECKING:
@@ -139,10 +139,9 @@ def submit(words: tuple[str, ...], spool: str | None, **given: Any) -> int:  # n
 
 
 def _print(name: str, *, as_json: bool) -> None:
-    from pmjq import job
 
     if as_json:
-        face.lines([{"name": job.shown(name), "name_hex": job.exact(name)}])
+        face.lines([{"name": naming.shown(name), "name_hex": naming.exact(name)}])
     else:
         face.put_bytes(os.fsencode(name) + b"\n")
 
@@ -238,7 +237,7 @@ def _script(text: bytes, name: str, shown: str, where: bytes) -> _Source:
         raise UsageError(f"{shown}: is empty; there is nothing to run")
     if b"\0" in text[:HEAD]:
         raise UsageError(f"{shown}: is no text; submit it as a command, by its path and arguments")
-    refused = directives.spec(text[:HEAD])
+    refused = directives.read(text[:HEAD])
     if isinstance(refused, Refusal):
         raise UsageError(f"{shown}: {refused.reason}")
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
-from pmjq import job
+from pmjq import naming
 from pmjq.job import FORMAT
+from pmjq.naming import OWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,12 +23,6 @@ if TYPE_CHECKING:
     from pmjq.disk import Disk
 
 T = TypeVar("T")
-
-OWN = ".pmjq"
-"""The one name in the spool that is pmjq's."""
-
-SUBMITTED, HIDDEN = "submit.", ".pmjq-submit."
-"""How the names begin, in ``tmp/`` and in the spool, of what people's commands construct."""
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -79,7 +74,7 @@ class Tree:
                 yield self._left.popleft()
 
     def _leave(self, path: str, error: OSError, job_id: str = "") -> None:
-        path = job.shown(str(error.filename or path))
+        path = naming.shown(str(error.filename or path))
         self._left.append(Left(job_id, path, error.strerror or str(error)))
 
     def replace(self, path: str, data: bytes) -> None:

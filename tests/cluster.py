@@ -44,10 +44,10 @@ from pmjq import claims, node
 from pmjq.errors import PmjqError
 from pmjq.job import Record
 from pmjq.jobs import Look
+from pmjq.naming import SUBMITTED
 from pmjq.spool import Spool
 from pmjq.state import State
 from pmjq.steering import Steering
-from pmjq.tree import SUBMITTED
 from pmjq.turn import Turn
 
 OWN = f"{ROOT}/.pmjq"

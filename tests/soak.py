@@ -33,7 +33,7 @@ from pathlib import Path
 import psutil
 
 from live import Filed, Live, eventually
-from pmjq import job
+from pmjq import naming
 from pmjq.state import State
 
 RATE = 4.0
@@ -362,15 +362,15 @@ class Soak:
     def _account(self) -> list[str]:
         filed: dict[str, list[Filed]] = {}
         for one in self.live.filed():
-            name = job.real_name(one.record.name, one.record.name_hex)
+            name = naming.real_name(one.record.name, one.record.name_hex)
             filed.setdefault(name, []).append(one)
         off: list[str] = []
         rows: dict[str, Counter[str]] = {kind: Counter() for kind in WEIGHTS}
         for name, wanted in self.jobs.wanted.items():
             wrong = list(self._wrong(wanted, filed.pop(name, []), rows[wanted.kind]))
-            off += [f"{job.shown(name)}: {text}" for text in wrong]
+            off += [f"{naming.shown(name)}: {text}" for text in wrong]
             rows[wanted.kind]["off"] += len(wrong)
-        off += [f"{job.shown(name)}: was filed and never dropped" for name in filed]
+        off += [f"{naming.shown(name)}: was filed and never dropped" for name in filed]
         off += [f"left in the spool's tree: {name}" for name in self.live.leftovers()]
         off += [f"left in the spool: {entry}" for entry in os.listdir(self.live.spool)[:20]
                 if entry != ".pmjq"]  # fmt: skip

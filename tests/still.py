@@ -27,7 +27,7 @@ import msgspec
 import pytest
 
 from live import Gate, Live, eventually
-from pmjq import job, probe
+from pmjq import job, naming, probe
 from pmjq.cli import main
 from pmjq.disk import Disk
 from pmjq.job import Attempt, Event, Record, Spec, Status, Try
@@ -231,8 +231,8 @@ class Still:
         uid = os.geteuid()
         made = Attempt(
             id=new_id(),
-            name=job.shown(name),
-            name_hex=job.exact(name),
+            name=naming.shown(name),
+            name_hex=naming.exact(name),
             attempt=1,
             owner=changes.pop("owner", "ann"),
             uid=changes.pop("uid", uid),
@@ -291,7 +291,7 @@ class Still:
         )
         place = archive or self.done
         place.mkdir(exist_ok=True)
-        stem = place / job.real_name(record.stem, record.stem_hex)
+        stem = place / naming.real_name(record.stem, record.stem_hex)
         stem.write_text(text)
         stem.chmod(0o755)
         stem.with_name(f"{stem.name}.json").write_bytes(msgspec.json.encode(record))

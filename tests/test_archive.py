@@ -11,7 +11,7 @@ import pytest
 
 from conftest import again_as_nobody
 from doubles import FAR, Clock, Faults, Faulty, How, MemDisk
-from pmjq import job
+from pmjq import job, naming
 from pmjq.archive import Archive
 from pmjq.disk import Disk
 from pmjq.errors import CannotCreateError
@@ -68,7 +68,7 @@ def _spool(disk: Disk, root: str) -> Spool:
 
 def ended(spool: Spool, one: Attempt = ONE, state: State = State.DONE) -> Record:
     """Have a job end that wrote output; return its record."""
-    name = job.real_name(one.name, one.name_hex)
+    name = naming.real_name(one.name, one.name_hex)
     spool.disk.write(f"{spool.root}/{name}", PROGRAM)
     spool.prepare_claim(one)
     assert spool.claim(one)
@@ -80,7 +80,7 @@ def ended(spool: Spool, one: Attempt = ONE, state: State = State.DONE) -> Record
 
 def filed(spool: Spool, home: str, record: Record) -> dict[str, bytes | None]:
     """Return what a directory holds: by affix what belongs to a record, by name what does not."""
-    stem = job.real_name(record.stem, record.stem_hex)
+    stem = naming.real_name(record.stem, record.stem_hex)
     found = {}
     for name in spool.disk.names(home):
         path = f"{home}/{name}"
@@ -197,12 +197,12 @@ def test_names_of_all_kinds(ground: Ground, name: str) -> None:
     """The longest names and the strangest ones are filed, whole or shortened at their end."""
     spool, archive = ground.spool, ground.archive()
     record = ended(
-        spool, attempt(id="1d", token=TOKEN, name=job.shown(name), name_hex=job.exact(name))
+        spool, attempt(id="1d", token=TOKEN, name=naming.shown(name), name_hex=naming.exact(name))
     )
     spool.disk.write(f"{spool.work_path(record)}/left", b"")
     archive.file(record)
     assert filed(spool, f"{ground.base}/done", record) == whole(record) | {".d": None}
-    stem = job.real_name(record.stem, record.stem_hex)
+    stem = naming.real_name(record.stem, record.stem_hex)
     assert name.startswith(stem.split("-1d-", 1)[1])
     assert max(len(os.fsencode(each)) for each in spool.disk.names(f"{ground.base}/done")) <= 255
 

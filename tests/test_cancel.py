@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from live import Live, eventually
-from pmjq import Queue, job
+from pmjq import Queue, naming
 from pmjq.errors import NotFoundError
 from pmjq.state import State
 from pmjq.steering import Answer
@@ -220,7 +220,7 @@ def test_any_name(still: Still, name: str) -> None:
     told = typed(still.root, "cancel", "--", name)
     assert (told.code, told.out.count("\n"), told.out[:-1].isprintable()) == (0, 1, True)
     (record,) = still.records()
-    assert job.real_name(record.name, record.name_hex) == name
+    assert naming.real_name(record.name, record.name_hex) == name
 
 
 def test_between_two_attempts(still: Still) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from live import Live
-from pmjq import job
+from pmjq import naming
 from pmjq.job import Spec, Try
 from pmjq.seen import Seen
 from pmjq.state import State
@@ -214,7 +214,7 @@ def test_any_name(still: Still, name: str) -> None:
     assert (told.code, len(told.out.splitlines())) == (0, 3)
     assert told.out.replace("\n", "").isprintable()
     line = typed(still.root, "history", "--json", f"--name={name}").one
-    assert job.real_name(line["name"], line["name_hex"]) == name
+    assert naming.real_name(line["name"], line["name_hex"]) == name
 
 
 def test_json_has_the_fields_of_the_struct(five: Still) -> None:

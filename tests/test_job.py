@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmjq import job
+from pmjq import job, naming
 from pmjq.job import Attempt, Event, Record, Spec, Status, Usage
 from pmjq.state import ENDED, State
 from values import CLAIMED, ID, NAMES, QUEUED, attempt
@@ -29,14 +29,14 @@ AFFIX = len("." + ".json" + ".part")
 @given(NAMES)
 def test_any_name_comes_back(name: str) -> None:
     """Whatever bytes a name has, what a file holds of it gives exactly these bytes again."""
-    assert job.real_name(job.shown(name), job.exact(name)) == name
+    assert naming.real_name(naming.shown(name), naming.exact(name)) == name
 
 
 @given(NAMES)
 def test_shown_names_are_text(name: str) -> None:
     """What people and JSON get is UTF-8, and the same as the name if that is UTF-8."""
     data = os.fsencode(name)
-    text = job.shown(name)
+    text = naming.shown(name)
     assert json.loads(json.dumps(text)) == text == text.encode().decode()
     try:
         assert data.decode() == text
@@ -47,7 +47,7 @@ def test_shown_names_are_text(name: str) -> None:
 @given(NAMES)
 def test_exact_only_where_needed(name: str) -> None:
     """Hexadecimal bytes stand only beside a name that is not shown as it is."""
-    assert job.exact(name) == ("" if job.shown(name) == name else os.fsencode(name).hex())
+    assert naming.exact(name) == ("" if naming.shown(name) == name else os.fsencode(name).hex())
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_exact_only_where_needed(name: str) -> None:
 def test_names_as_they_are_shown(data: bytes, text: str, hexadecimal: str) -> None:
     """Two names that look the same are told apart by their hexadecimal bytes."""
     name = os.fsdecode(data)
-    assert (job.shown(name), job.exact(name)) == (text, hexadecimal)
+    assert (naming.shown(name), naming.exact(name)) == (text, hexadecimal)
 
 
 # --- stems
@@ -72,22 +72,22 @@ def test_names_as_they_are_shown(data: bytes, text: str, hexadecimal: str) -> No
 
 def test_stem_is_stamp_id_and_name() -> None:
     """The archived name tells when, which and what."""
-    assert job.stem(ENDED_AT, ID, "train.sh") == f"{STAMP}-{ID}-train.sh"
+    assert naming.stem(ENDED_AT, ID, "train.sh") == f"{STAMP}-{ID}-train.sh"
 
 
 @given(NAMES)
 def test_stem_leaves_room_for_every_affix(name: str) -> None:
     """The longest name that is made of a stem is one that every file system takes."""
-    stem = job.stem(ENDED_AT, ID, name)
+    stem = naming.stem(ENDED_AT, ID, name)
     assert len(os.fsencode(stem)) + AFFIX <= 255
-    assert job.real_name(job.shown(stem), job.exact(stem)) == stem
+    assert naming.real_name(naming.shown(stem), naming.exact(stem)) == stem
 
 
 @given(NAMES)
 def test_stem_has_as_much_of_the_name_as_there_is_room_for(name: str) -> None:
     """A name is cut at its end, by less than a character more than it must be."""
     prefix, data = f"{STAMP}-{ID}-", os.fsencode(name)
-    kept = os.fsencode(job.stem(ENDED_AT, ID, name).removeprefix(prefix))
+    kept = os.fsencode(naming.stem(ENDED_AT, ID, name).removeprefix(prefix))
     room = 255 - AFFIX - len(prefix)
     assert data.startswith(kept)
     assert kept == data or room - 4 < len(kept) <= room
@@ -96,13 +96,13 @@ def test_stem_has_as_much_of_the_name_as_there_is_room_for(name: str) -> None:
 @given(st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=40, max_size=255))
 def test_stem_of_text_is_text(name: str) -> None:
     """A name is not cut inside a character: some file systems take only UTF-8 (EILSEQ)."""
-    assert job.exact(job.stem(ENDED_AT, ID, name)) == ""
+    assert naming.exact(naming.stem(ENDED_AT, ID, name)) == ""
 
 
 @given(st.lists(st.datetimes(datetime(1971, 1, 1), datetime(9999, 1, 1)), min_size=2))  # noqa: DTZ001  # UTC is added
 def test_stems_sort_by_their_time(times: list[datetime]) -> None:
     """`ls` of the archive is in the order of the ends."""
-    stems = [job.stem(time.replace(tzinfo=UTC), ID, "a") for time in sorted(times)]
+    stems = [naming.stem(time.replace(tzinfo=UTC), ID, "a") for time in sorted(times)]
     assert all(a <= b for a, b in pairwise(stems))
 
 
@@ -180,11 +180,11 @@ def test_record_of_what_was_not_executed_has_no_start() -> None:
 @given(NAMES)
 def test_record_holds_any_name(name: str) -> None:
     """The name and the archived name can both be had from a record that went through JSON."""
-    one = attempt(name=job.shown(name), name_hex=job.exact(name))
+    one = attempt(name=naming.shown(name), name_hex=naming.exact(name))
     made = job.record(one, ended(0), State.DONE, 0.0)
     record = msgspec.json.decode(msgspec.json.encode(made), type=Record)
-    assert job.real_name(record.name, record.name_hex) == name
-    assert job.real_name(record.stem, record.stem_hex) == job.stem(ENDED_AT, ID, name)
+    assert naming.real_name(record.name, record.name_hex) == name
+    assert naming.real_name(record.stem, record.stem_hex) == naming.stem(ENDED_AT, ID, name)
 
 
 # --- on disk

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pmjq import job
+from pmjq import naming
 from pmjq.seen import Seen
 from still import (
     HOSTILE,
@@ -248,7 +248,7 @@ def test_any_name(still: Still, name: str) -> None:
     assert (told.code, len(told.out.splitlines()), told.err) == (0, 2, "")
     assert told.out.replace("\n", "").isprintable()
     line = typed(still.root, "list", "--json", "--", name).one
-    assert job.real_name(line["name"], line["name_hex"]) == name
+    assert naming.real_name(line["name"], line["name_hex"]) == name
 
 
 def test_json_has_the_fields_of_the_struct(still: Still) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmjq.job import NAME_MAX
+from pmjq.naming import NAME_MAX
 from pmjq.node import Life, Machine, Reading, is_name, token
 from values import QUEUED
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from doubles import Clock, MemDisk
-from pmjq import job, outcomes
+from pmjq import job, naming, outcomes
 from pmjq.job import Event, Record, Spec, Status, Try
 from pmjq.outcomes import MAY_RUN, Outcomes, Verdict
 from pmjq.spool import Spool
@@ -40,7 +40,7 @@ def found(disk: MemDisk) -> Outcomes:
 
 def record(name: str, state: State = State.DONE, job_id: str = A, **changes: Any) -> Record:  # noqa: ANN401  # as fields
     """Return how a job ended."""
-    given = attempt(id=job_id, name=job.shown(name), name_hex=job.exact(name), **changes)
+    given = attempt(id=job_id, name=naming.shown(name), name_hex=naming.exact(name), **changes)
     return job.record(given, Status(), state, CLAIMED.timestamp())
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from live import Live
-from pmjq import job
+from pmjq import naming
 from pmjq.disk import Disk
 from pmjq.pruning import Pruned, Pruning
 from pmjq.spool import Spool
@@ -38,7 +38,7 @@ DAY = 86400.0
 def archived(directory: Path) -> str:
     """Return the first letters of the names of the jobs in an archive that have all their files."""
     names = set(os.listdir(directory))
-    filed = {name: job.filed(name) for name in names}
+    filed = {name: naming.filed(name) for name in names}
     stems = [name for name, found in filed.items() if found and f"{name}.json" in names]
     return "".join(sorted(filed[name][2][0] for name in stems))  # type: ignore[index]  # found
 
@@ -136,7 +136,7 @@ def test_other_files(still: Still, tmp_path: Path) -> None:
     """What somebody else put into an archive stays, whatever it is called and however old."""
     archive = tmp_path / "archive"
     record = still.ended("x", ago=40 * DAY, archive=archive)
-    stem = job.stem(record.ended, new_id(), "foreign")
+    stem = naming.stem(record.ended, new_id(), "foreign")
     keep = [
         "notes.txt",
         ".hidden",

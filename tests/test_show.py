@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pmjq import job
+from pmjq import naming
 from pmjq.job import Try
 from pmjq.seen import Seen
 from pmjq.state import State
@@ -237,7 +237,7 @@ def test_any_name(still: Still, name: str) -> None:
     assert told.out.replace("\n", "").isprintable()
     assert sum(line.startswith("name ") for line in told.out.splitlines()) == 1
     line = typed(still.root, "show", "--json", "--", name).one
-    assert job.real_name(line["name"], line["name_hex"]) == name
+    assert naming.real_name(line["name"], line["name_hex"]) == name
 
 
 @pytest.mark.parametrize("name", HOSTILE)

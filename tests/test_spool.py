@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from doubles import UID, Clock, Faults, Faulty, How, MemDisk
-from pmjq import job
+from pmjq import job, naming
 from pmjq.disk import Disk
 from pmjq.errors import ConfigurationError, NotFoundError
 from pmjq.job import Again, Attempt, Event, Record, Status, Try
@@ -67,13 +67,13 @@ def submit(ground: Ground, name: str = "job", content: bytes = PROGRAM) -> None:
 
 def named(name: str) -> Attempt:
     """Return an attempt at a job of this name."""
-    return attempt(id="1d", token=A, name=job.shown(name), name_hex=job.exact(name))
+    return attempt(id="1d", token=A, name=naming.shown(name), name_hex=naming.exact(name))
 
 
 def claimed(ground: Ground, one: Attempt = ONE) -> Spool:
     """Return the spool of a life that has claimed a job."""
     spool = life(ground)
-    submit(ground, job.real_name(one.name, one.name_hex))
+    submit(ground, naming.real_name(one.name, one.name_hex))
     spool.prepare_claim(one)
     assert spool.claim(one)
     return spool
@@ -387,7 +387,7 @@ def test_what_is_remembered_of_the_one_that_has_the_name_stays(ground: Ground) -
 
 def _numbered(name: str, number: int) -> str:
     suffix = f".{number}".encode()
-    whole = "surrogateescape" if job.exact(name) else "ignore"
+    whole = "surrogateescape" if naming.exact(name) else "ignore"
     return (os.fsencode(name)[: 255 - len(suffix)].decode("utf-8", whole)) + suffix.decode()
 
 
