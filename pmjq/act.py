@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pmjq import job, naming, plan, probe, ready, retries
+from pmjq import ending, job, naming, plan, probe, ready, retries
 from pmjq.claims import Claims, Prepared
 from pmjq.desk import Doubt
 from pmjq.job import Attempt, Event, Spec, Status
@@ -28,6 +28,18 @@ if TYPE_CHECKING:
     from pmjq.job import Again, Record
     from pmjq.outside import Outside
     from pmjq.plan import Action, Candidate, Over
+
+
+THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "JULIA_NUM_THREADS",
+)
+"""Variables by which libraries are told how many threads to use; else they use every CPU."""
 
 
 class Act:
@@ -143,6 +155,8 @@ class Act:
             "PWD": places.work,
         }
         spec, work = attempt.spec, places.work
+        if spec.cpus is not None:
+            environment |= dict.fromkeys(THREADS, str(self._cpus(spec)))
         environment |= dict(one.split("=", 1) for one in spec.env)
         if spec.argv:
             work = environment["PWD"] = places.executable
@@ -163,6 +177,7 @@ class Act:
             places.out,
             places.status,
             environment,
+            spec.nice or 0,
         )
 
     def _is_directory(self, path: str) -> bool:
@@ -325,13 +340,17 @@ class Act:
     def _file(self, record: Record) -> None:
         if self.outside.filing.file(record, self.outside.now()):
             self.desk.filing.pop(record.id, None)
+            if self.outside.filed is not None:
+                self.outside.filed(record, self.outside.spool.root)
 
     def _stop(self, stop: Stop) -> None:
         now, log = self.outside.now(), self.outside.log
-        log.info("jobs.signalled", jobs=len(stop.runs), signal=plan.signal_name(stop.signal))
+        log.info("jobs.signalled", jobs=len(stop.runs), signal=ending.signal_name(stop.signal))
         for run in stop.runs:
             self.desk.tell(run, now)
-        self.outside.processes.signal({run.attempt.id: run.pid for run in stop.runs}, stop.signal)
+        limits = {run.attempt.id: run.limit for run in stop.runs if run.limit}
+        pids = {run.attempt.id: run.pid for run in stop.runs}
+        self.outside.processes.signal(pids, stop.signal, limits)
 
 
 def _summary(record: Record) -> dict[str, Any]:
@@ -340,7 +359,7 @@ def _summary(record: Record) -> dict[str, Any]:
     if record.exit_code is not None:
         line["exit_code"] = record.exit_code
     if record.signal is not None:
-        line["signal"] = plan.signal_name(record.signal)
+        line["signal"] = ending.signal_name(record.signal)
     if record.started is not None:
         line["seconds"] = round((record.ended - record.started).total_seconds(), 3)
     if record.user_cpu is not None and record.system_cpu is not None:

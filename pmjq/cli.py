@@ -29,6 +29,7 @@ from pmjq.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pmjq.calling import Commands
     from pmjq.ready import Rules
 
 VERBS = frozenset(
@@ -258,6 +259,24 @@ class _Number(click.FloatRange):
     help="Also run files of this owner, as the daemon's own user. May be repeated.",
 )
 @click.option(
+    "--on-end", metavar="CMD", default="", help="Run CMD after each job that has ended and is filed."
+)
+@click.option(
+    "--on-idle", metavar="CMD", default="", help="Run CMD when nothing is queued and nothing runs."
+)
+@click.option(
+    "--idle-after", metavar="DURATION", default="1m", show_default=True, help="For so long."
+)
+@click.option(
+    "--on-limit", metavar="CMD", default="", help="Run CMD when a closed gate keeps jobs waiting."
+)
+@click.option(
+    "--limit-after", metavar="DURATION", default="10m", show_default=True, help="For so long."
+)
+@click.option(
+    "--once-per-spool", is_flag=True, help="Let one of the nodes run --on-idle and --on-limit."
+)
+@click.option(
     "--log-format",
     "style",
     type=click.Choice(["auto", "console", "json"]),
@@ -317,9 +336,26 @@ def daemon(spool: str, **options: Any) -> int:  # noqa: ANN401  # as click hands
             kind=kind,
             lease=options["lease"],
             poll=options["poll"],
+            commands=_commands(options),
         ),
         Log(options["style"]),
     ).run()
+
+
+def _commands(options: dict[str, Any]) -> Commands:
+    """Return what to run on which occasion; UsageError if a time is none."""
+    from pmjq import keys
+    from pmjq.calling import Commands
+
+    seconds = {}
+    for name in ("idle_after", "limit_after"):
+        try:
+            seconds[name] = keys.duration(options[name])
+        except ValueError as error:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} {options[name]}: {error}") from error
+    commands = {name: options[name] for name in ("on_end", "on_idle", "on_limit")}
+    return Commands(**commands, **seconds, one_node=options["once_per_spool"])
 
 
 def _check_spool(given: str, root: str) -> None:

@@ -23,7 +23,9 @@ import anyio
 import anyio.to_thread
 
 from pmjq import account, lease, lock, naming, probe, service
+from pmjq.calling import Calling, Commands
 from pmjq.disk import Disk
+from pmjq.hooks import PATIENCE, Hooks
 from pmjq.lease import LEASE, Heart
 from pmjq.lives import GUARDS, Ground, Lives
 from pmjq.node import Machine
@@ -52,6 +54,9 @@ LISTEN = 0.5
 LEAVE_PATIENCE = 5.0
 """Seconds to wait for a turn that hangs in a disk call before leaving without it."""
 
+PARTING = 1.0
+"""Seconds that a daemon which leaves waits for the hooks that it has called."""
+
 FAILED = 1
 """Exit code of a daemon that failed in a way that nobody thought of."""
 
@@ -72,6 +77,7 @@ class Options:
     kind: str = ""
     lease: float = LEASE
     poll: float | None = None
+    commands: Commands = Commands()
 
 
 class Daemon:
@@ -93,6 +99,10 @@ class Daemon:
         self._epoll = select.epoll()
         self._epoll.register(self._eventfd, select.EPOLLIN)
         self._epoll.register(self.processes.fileno(), select.EPOLLIN)
+        self.hooks = Hooks(log.logger)
+        self.calling = Calling(
+            options.commands, self.hooks, account.login_environment(), time.monotonic, probe.reading
+        )
         self.lives = Lives(self._ground(), self._make_known, Heart.start)
 
     @property
@@ -121,6 +131,7 @@ class Daemon:
                 self._end_turns()
             self._part()
         finally:
+            self.hooks.close(PATIENCE if self.options.once else PARTING)
             self.processes.close()
             lock.release(held)
             self.log.flush()
@@ -157,6 +168,7 @@ class Daemon:
             alive=probe.alive,
             chance=lambda: str(uuid.uuid4()),
             wake=self.wake,
+            filed=self.calling.filed,
         )
 
     def _listen(self) -> None:
@@ -280,6 +292,8 @@ class Daemon:
                     if self.lives.fenced:
                         wake = min(wake, time.monotonic() + AGAIN)
                     self._publisher.publish()
+                    called = self.calling.look(self.turn)
+                    wake = wake if called is None else min(wake, called)
                     if self._finished():
                         return
                     self.watch.relaxed = len(self.turn.backlog) > 0

@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pmjq import plan, retries
+from pmjq import ending, plan, retries
 from pmjq.backlog import Backlog
 from pmjq.gates import OPEN, Contention, Forecast
 from pmjq.job import Status
@@ -22,7 +22,7 @@ from pmjq.plan import Claimed, Intent, Over, Return, Run
 from pmjq.state import State
 
 if TYPE_CHECKING:
-    from pmjq.job import Attempt, Record
+    from pmjq.job import Attempt, Record, Spec
     from pmjq.ready import Rules
 
 
@@ -37,6 +37,9 @@ HESITATION = 0.1
 
 REMAINS_PAUSE = 0.1
 """Seconds between two looks for what is left of jobs that were told to stop."""
+
+OUTPUT_PAUSE = 0.5
+"""Seconds between two looks at how much a job has written that has a limit for it."""
 
 SHORT = 0.25
 """Seconds: only jobs that took less tell that the next ones will be over soon as well."""
@@ -158,11 +161,24 @@ class Desk:
         runs = (*self.running.values(), *(remains.run for remains in self.remains.values()))
         return tuple(run for run in runs if run.attempt.id in self.asked)
 
+    def limited(self) -> list[Run]:
+        """Return what runs, has a limit of its own that pmjq watches, and is not over it."""
+        return [run for run in self.running.values() if not run.limit and _limits(run.attempt.spec)]
+
+    def exceed(self, run: Run, limit: str) -> None:
+        """Take note that a job is over a limit of its own."""
+        self.running[run.attempt.id] = replace(run, limit=limit)
+
+    def exceeding(self) -> tuple[Run, ...]:
+        """Return what runs beyond a limit of its own; not what is asked to end anyway."""
+        runs = (*self.running.values(), *(remains.run for remains in self.remains.values()))
+        return tuple(run for run in runs if run.limit and run.attempt.id not in self.asked)
+
     def unwanted(self) -> tuple[Run, ...]:
         """Return what still runs of jobs that are to run again: here, or as another life's."""
         here = () if self.intent is Intent.KILL else self.remains.values()
         runs = (*self.strays.values(), *(one.run for one in here))
-        again = tuple(run for run in runs if run.attempt.spec.restartable)
+        again = tuple(run for run in runs if run.attempt.spec.restartable and not run.limit)
         return (*again, *self.stray_remains.values())
 
     def restartable(self) -> dict[str, int]:
@@ -326,16 +342,23 @@ class Desk:
         remains = self.remains.pop(job_id, None)
         if remains is None:
             return
-        self.settle(remains.run.attempt, remains.status, now, told=remains.reason)
+        run = remains.run
+        self.settle(run.attempt, remains.status, now, told=remains.reason, limit=run.limit)
 
-    def settle(self, attempt: Attempt, status: Status, now: float, *, told: str = "") -> None:
-        """Decide what becomes of an attempt that is over; ``told``: why one may run again."""
-        over = plan.outcome(attempt, status, now, told=bool(told))
+    def settle(
+        self, attempt: Attempt, status: Status, now: float, *, told: str = "", limit: str = ""
+    ) -> None:
+        """Decide what becomes of an attempt that is over.
+
+        ``told``: why one may run again that was told to stop; ``limit``: why it may not.
+        """
+        limit = limit or ending.exceeded(attempt, status)
+        over = ending.outcome(attempt, status, now, told=bool(told), limit=limit)
         who = self.asked.get(attempt.id) if told else None
         if who is not None:
             reason = plan.cancelled(who)
             self.over[attempt.id] = replace(over, state=State.CANCELLED, reason=reason)
-        elif told and attempt.spec.restartable and over.state is not State.DONE:
+        elif told and attempt.spec.restartable and not limit and over.state is not State.DONE:
             self.returning[attempt.id] = Return(attempt, told, stopped=True, status=status)
         else:
             self.end(over)
@@ -405,8 +428,14 @@ class Desk:
             times.append(now + HESITATION)
         times += [
             (run.told or now) + plan.grace_of(run, grace)
-            for run in (*self.unwanted(), *self.cancelling())
+            for run in (*self.unwanted(), *self.cancelling(), *self.exceeding())
         ]
+        for run in self.limited():
+            spec = run.attempt.spec
+            if spec.time is not None:
+                times.append(run.since + spec.time)
+            if spec.output_limit is not None:
+                times.append(now + OUTPUT_PAUSE)
         return times
 
     def drop(self, job_id: str) -> None:
@@ -428,3 +457,7 @@ class Desk:
             self.over,
             self.returning,
         )
+
+
+def _limits(spec: Spec) -> bool:
+    return spec.time is not None or spec.output_limit is not None

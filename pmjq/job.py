@@ -137,7 +137,7 @@ class Status(msgspec.Struct, frozen=True):
     ``keeper`` and ``keeper_start`` the process that waits for it. ``code`` is its exit code, or
     the negated number of the signal that ended it. ``error`` is the errno of an execve that
     failed. ``alone``, known only while the daemon lives, tells that it left no process behind;
-    ``told`` that its node had told it to stop.
+    ``told`` that its node had told it to stop, ``limit`` that it was over this one of its own.
     """
 
     started: float | None = None
@@ -152,6 +152,7 @@ class Status(msgspec.Struct, frozen=True):
     void: bool = False
     alone: bool = False
     told: bool = False
+    limit: str = ""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -311,8 +312,10 @@ def _said(words: list[bytes]) -> dict[str, Any]:
         case [b"exit", code, at, user, system, rss, *_]:
             usage = Usage(float(user), float(system), int(rss))
             return {"code": int(code), "ended": _time(at), "usage": usage}
-        case [b"told", *_]:
+        case [b"told"]:
             return {"told": True}
+        case [b"told", limit, *_]:
+            return {"told": True, "limit": limit.decode("ascii", "replace")}
         case [b"noexec", error, at, *_]:
             return {"error": int(error), "ended": _time(at)}
         case [b"void", *_]:

@@ -22,7 +22,8 @@ whose it is when parent, session and environment are gone.
 A message is MOST, RECALL, NOW, LINE, TOLD and HEART. NOW is started at once. LINE is started in
 its order while fewer than MOST jobs run, so that a slot that becomes free waits for nobody. RECALL
 empties the line first; what stood in it is reported as not started. TOLD are jobs that are told to
-stop: that is written beside how they end, for whoever reads it. HEART is PATH, COUNT, EVERY and
+stop, and the limit of theirs that they are over: that is written beside how they end, for whoever
+reads it. HEART is PATH, COUNT, EVERY and
 PROCESSES: a daemon that leaves its jobs running has its keeper go on with its heartbeat while one
 of them runs, so that no other node takes them for lost.
 
@@ -41,8 +42,8 @@ import sys
 import time
 
 Key = tuple[str, int]
-Order = tuple[Key, str, list[str], str, str, str, dict[str, str]]
-"""Key, path, argv, working directory, output, status, environment."""
+Order = tuple[Key, str, list[str], str, str, str, dict[str, str], int]
+"""Key, path, argv, working directory, output, status, environment, niceness to add."""
 
 LONGEST_MESSAGE = 1 << 17
 """Bytes; the daemon sends no longer ones, since what does not fit a read is cut off."""
@@ -147,9 +148,10 @@ class Keeper:
             return
         # From the daemon that started this process.
         self.most, recall, now, line, told, heart = marshal.loads(message)  # noqa: S302
+        limits = {tuple(each[:2]): each[2:] for each in told}
         for key, status in list(self.jobs.values()):
-            if key in told:
-                self.write(status, "told\n")
+            if key in limits:
+                self.write(status, " ".join(("told", *filter(None, limits[key]))) + "\n")
         if heart:
             self.beat, self.count, self.every, self.others = heart
         if recall:
@@ -167,7 +169,7 @@ class Keeper:
 
     def begin(self, order: Order, flags: int, tries: int) -> None:
         """Start one job; tell why if it did not start."""
-        key, path, argv, work, out, status, environment = order
+        key, path, argv, work, out, status, environment, nicer = order
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, out, OUT, 0o666),
@@ -193,6 +195,8 @@ class Keeper:
             self.not_begun(order, error.errno or errno.EIO, flags, tries)
         else:
             self.jobs[pid] = (key, status)
+            if nicer:
+                be_nicer(pid, nicer)
             line = f"started {pid} {start_time(pid)} {at:.6f} {self.pid} {self.start}\n"
             self.write(status, line)
             self.reports.append(("started", key, pid, at))
@@ -350,6 +354,14 @@ def limit_locks(soft: int, hard: int) -> None:
     try:
         resource.setrlimit(RLIMIT_LOCKS, (soft, hard))
     except (OSError, ValueError):
+        return
+
+
+def be_nicer(group: int, by: int) -> None:
+    """Add to the niceness of a job; less than ours only root may have, so it may stay as it is."""
+    try:
+        os.setpriority(os.PRIO_PGRP, group, os.getpriority(os.PRIO_PROCESS, 0) + by)
+    except OSError:
         return
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pmjq.disk import Disk
+    from pmjq.job import Record
     from pmjq.node import Life, Reading
     from pmjq.outside import Logger, Runner, Settings
 
@@ -57,7 +58,8 @@ class Ground:
 
     ``now`` is monotonic, ``boottime`` goes on while the machine is suspended, ``wall`` is the time
     of day; all in seconds. ``chance`` makes up a UUID. ``wake`` nudges the daemon from a thread of
-    the filing's; without it there is no such thread.
+    the filing's; without it there is no such thread. ``filed`` hears of each job that was filed,
+    and in which spool.
     """
 
     disk: Disk
@@ -76,6 +78,7 @@ class Ground:
     alive: Callable[[int, int], bool]
     chance: Callable[[], str]
     wake: Callable[[], None] | None = None
+    filed: Callable[[Record, str], None] | None = None
 
 
 class Lives:
@@ -162,6 +165,7 @@ class Lives:
                 ground.reading,
                 ground.owner,
                 heart.silent,
+                ground.filed,
             )
         )
         self._publish(turn)
@@ -285,9 +289,9 @@ class Lives:
             told |= dict.fromkeys(first, now)
             with contextlib.suppress(OSError):
                 ground.processes.recall()
-            ground.processes.signal(first, signal.SIGTERM)
+            ground.processes.signal(first, signal.SIGTERM, {})
         if late:
-            ground.processes.signal(late, signal.SIGKILL)
+            ground.processes.signal(late, signal.SIGKILL, {})
 
     def _say_silence(self, silent: float, lease: float) -> None:
         """Log that the heartbeat does not get through, once, and that it does again."""

@@ -15,8 +15,8 @@ import stat as modes
 from collections import deque
 from typing import TYPE_CHECKING
 
-from pmjq import directives, gates, plan, recovery
-from pmjq.desk import Doubt
+from pmjq import directives, ending, gates, plan, recovery
+from pmjq.desk import OUTPUT_PAUSE, Doubt
 from pmjq.entries import Entries
 from pmjq.gates import Verdict
 from pmjq.job import Status
@@ -62,6 +62,7 @@ class Look:
         self._returned: set[tuple[str, int]] = set()
         self._verdict_said = ""
         self._closed_since: float | None = None
+        self._outputs_at = 0.0
 
     def present(self) -> bool:
         """Tell whether the spool is there."""
@@ -81,6 +82,7 @@ class Look:
             self._entries.hear()
         self._resolve(now)
         self._see_remains(now)
+        self._see_limits(now)
         self._entries.refresh(now)
         room = self._room(now)
         replace = room > 0 or self._replaceable(now)
@@ -110,6 +112,7 @@ class Look:
             running=desk.stopping() if desk.intent is Intent.KILL else (),
             unwanted=desk.unwanted(),
             cancelling=desk.cancelling(),
+            exceeding=desk.exceeding(),
             asked=desk.asked,
             claim_after=max(earliest, pauses.until("claim")),
             start_after=max(earliest, pauses.until("start")),
@@ -192,6 +195,21 @@ class Look:
             for job_id in leaders.keys() - self.outside.processes.left(leaders):
                 self.desk.gone(job_id, now)
 
+    def _see_limits(self, now: float) -> None:
+        """Look which jobs are over a limit of their own."""
+        written = now >= self._outputs_at
+        if written:
+            self._outputs_at = now + OUTPUT_PAUSE
+        for run in self.desk.limited():
+            spec = run.attempt.spec
+            if spec.time is not None and now >= run.since + spec.time:
+                self.desk.exceed(run, plan.TIME)
+            elif spec.output_limit is not None and written:
+                with contextlib.suppress(OSError):
+                    stat = self.outside.spool.out_stat(run.attempt)
+                    if stat is not None and stat.st_size > spec.output_limit:
+                        self.desk.exceed(run, plan.OUTPUT)
+
     def _unstarted(self, job_id: str, error: int, now: float, *, tried: bool) -> None:
         if error == errno.ECANCELED and not tried:
             self.desk.unlined(job_id)
@@ -215,7 +233,7 @@ class Look:
         look = self.outside.spool.claimed(attempt)
         head = (look.head if look else None) or b""
         interpreter = directives.interpreter_of(head)
-        fate = plan.unexecuted(
+        fate = ending.unexecuted(
             attempt,
             status,
             head,
@@ -258,7 +276,7 @@ class Look:
             desk.returning[attempt.id] = Return(attempt, "was being returned")
         elif status is not None and status.code is not None:
             desk.resolved(attempt)
-            if doubt.told is None and plan.stopped_unseen(attempt, status):
+            if doubt.told is None and ending.stopped_unseen(attempt, status):
                 reason = "was ended by a signal while nobody looked; it is restartable"
                 desk.clear_away(attempt, status, now, reason)
             else:
@@ -307,7 +325,7 @@ class Look:
                 # Its first process is gone, which says nothing of the others.
                 desk.clear_away(attempt, status, now, reason)
         else:
-            desk.end(plan.outcome(attempt, status, why=doubt.reason))
+            desk.end(ending.outcome(attempt, status, why=doubt.reason))
 
     def _reload(self, now: float) -> None:
         for job_id in recovery.reload(self.outside.spool, self.desk, now):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from pmjq.filing import Filing
     from pmjq.gates import Limits
+    from pmjq.job import Record
     from pmjq.node import Machine, Reading
     from pmjq.process import Key, Order, Report
     from pmjq.ready import Rules
@@ -67,8 +68,8 @@ class Runner(Protocol):
     def left(self, jobs: Mapping[str, int]) -> set[str]:
         """Return the jobs of whose trees a process is left."""
 
-    def signal(self, jobs: Mapping[str, int], number: int) -> None:
-        """Send a signal to the trees of jobs."""
+    def signal(self, jobs: Mapping[str, int], number: int, limits: Mapping[str, str]) -> None:
+        """Send a signal to the trees of jobs; ``limits``: which of its own a job is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +164,13 @@ class Outside:
         reading: Callable[[], Reading],
         owner: Callable[[int], str] = str,
         silent: Callable[[], float] = float,
+        filed: Callable[[Record, str], None] | None = None,
     ) -> None:
         """Take what is handed in.
 
         ``now`` is monotonic, ``wall`` the time of day, both in seconds. ``silent`` tells for how
-        many seconds this life's beat has not got through.
+        many seconds this life's beat has not got through. ``filed`` hears of each job that was
+        filed, and in which spool.
         """
         self.settings = settings
         self.spool = spool
@@ -179,4 +182,5 @@ class Outside:
         self.reading = reading
         self.owner = owner
         self.silent = silent
+        self.filed = filed
         self.pauses = Pauses(now, log)

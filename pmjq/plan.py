@@ -10,13 +10,11 @@ launch does not depend on how many jobs are queued.
 
 from __future__ import annotations
 
-import errno
 import signal
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from pmjq import directives, infofile
 from pmjq.directives import Refusal
 from pmjq.job import Status
 from pmjq.state import State
@@ -26,6 +24,11 @@ if TYPE_CHECKING:
 
     from pmjq.job import Again, Attempt, Record, Spec
     from pmjq.ready import Stat
+
+
+TIME = "time"
+OUTPUT = "output-limit"
+"""The keys of limits for which a job that runs is stopped."""
 
 
 class Intent(StrEnum):
@@ -75,7 +78,8 @@ class Over:
 class Run:
     """An attempt that runs.
 
-    ``since`` is on the monotonic clock; ``told``: when it was last told to stop.
+    ``since`` is on the monotonic clock; ``told``: when it was last told to stop. ``limit``: which
+    of its own limits it is over: TIME or OUTPUT.
     """
 
     attempt: Attempt
@@ -83,6 +87,7 @@ class Run:
     at: float
     since: float
     told: float | None = None
+    limit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +128,7 @@ class View:
     ``most``: how many may run as the keeper was told. ``busy``: something runs. ``running``: only
     while the daemon stops by killing. ``unwanted``: what runs here and may run again elsewhere.
     ``cancelling``: what runs and is asked to end; ``asked``: who asked for the end of which job.
+    ``exceeding``: what runs beyond a limit of its own.
     ``*_after``: not before this time, since it failed.
     """
 
@@ -145,6 +151,7 @@ class View:
     running: tuple[Run, ...] = ()
     unwanted: tuple[Run, ...] = ()
     cancelling: tuple[Run, ...] = ()
+    exceeding: tuple[Run, ...] = ()
     asked: Mapping[str, str] = field(default_factory=dict)
     claim_after: float = 0.0
     start_after: float = 0.0
@@ -227,22 +234,6 @@ LONGEST_UNSYNCED = 0.005
 LONGEST_AHEAD = 1.0
 """Seconds that a job claimed ahead is kept from other nodes, and from its owner's rm, at most."""
 
-MISFITS = frozenset(
-    {
-        errno.ENOEXEC,
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.EACCES,
-        errno.EPERM,
-        errno.ELOOP,
-        errno.EINVAL,
-        errno.E2BIG,
-        errno.ELIBBAD,
-        errno.EISDIR,
-    }
-)
-"""Errors of execve that are the job's own fault; after any other it is returned."""
-
 
 def plan(view: View) -> list[Action]:
     """Return what to do now, in the order in which it is best done: starts first, filing last."""
@@ -283,6 +274,10 @@ def plan(view: View) -> list[Action]:
     starts += _stops(view, view.unwanted)
     if view.intent is not Intent.KILL:
         starts += _stops(view, view.cancelling)
+        starts += _stops(view, tuple(run for run in view.exceeding if run.limit != OUTPUT))
+        # Whatever it still wrote would be too much.
+        flooding = tuple(run for run in view.exceeding if run.limit == OUTPUT)
+        starts += _stops(view, flooding, signal.SIGKILL)
     claims = _claims(view)
     if view.now >= view.end_after and (claims or _worth_a_sync(view)):
         others += [End(over) for over in view.over]
@@ -297,73 +292,6 @@ def plan(view: View) -> list[Action]:
     return [*starts, *claims, *others, *(File(record) for record in filing)]
 
 
-def outcome(
-    attempt: Attempt, status: Status, now: float = 0.0, *, told: bool = False, why: str = ""
-) -> Over:
-    """Return how an attempt is over whose process has ended, or is gone without a trace.
-
-    ``told``: this daemon told it to stop. ``why``: the reason if it is lost.
-    """
-    state, reason = _judged(status, told=told)
-    if state is State.LOST and why:
-        reason = why
-    return Over(attempt, status, state, reason, since=now)
-
-
-def _judged(status: Status, *, told: bool) -> tuple[State, str]:
-    code = status.code
-    if code is None:
-        return State.LOST, _lost(status)
-    if code == 0:
-        return State.DONE, ""
-    if told:
-        return State.CANCELLED, "ended by the daemon, which was told to stop its jobs"
-    if code < 0:
-        return State.FAILED, f"ended by signal {-code} ({signal_name(-code)})"
-    return State.FAILED, f"exit code {code}"
-
-
-def unexecuted(
-    attempt: Attempt,
-    status: Status,
-    head: bytes,
-    *,
-    interpreter: bool,
-    permitted: bool = True,
-    native: bytes = b"",
-) -> Over | Return:
-    """Return what becomes of an attempt whose execve failed.
-
-    It is rejected if that is its own fault, else returned. The others as in
-    ``directives.refusal``.
-    """
-    number = status.error or 0
-    code = errno.errorcode.get(number, str(number))
-    if number in MISFITS:
-        if attempt.spec.argv:
-            return Over(
-                attempt, status, State.REJECTED, infofile.refusal(code, attempt.spec.argv[0])
-            )
-        reason = directives.refusal(
-            code, head, interpreter=interpreter, permitted=permitted, native=native
-        )
-        return Over(attempt, status, State.REJECTED, reason)
-    if number == errno.ETXTBSY:
-        return Return(attempt, "still open for writing when it was to be executed", stopped=True)
-    return Return(attempt, f"could not be executed for now ({code})", stopped=True)
-
-
-def stopped_unseen(attempt: Attempt, status: Status) -> bool:
-    """Tell whether a job that ended while no daemon looked may run again.
-
-    A node that is shut down, or that is cut off from the spool, ends its restartable jobs so.
-    """
-    stopped = status.told and status.code != 0
-    return attempt.spec.restartable and (
-        stopped or status.code in (-signal.SIGTERM, -signal.SIGKILL)
-    )
-
-
 def cancelled(who: str) -> str:
     """Return the reason of a job that was ended on request."""
     return f"cancelled by {who}"
@@ -373,14 +301,6 @@ def grace_of(run: Run, usual: float) -> float:
     """Return the seconds between TERM and KILL for a job: its own, or the node's."""
     own = run.attempt.spec.grace
     return max(usual if own is None else own, SHORTEST_GRACE)
-
-
-def signal_name(number: int) -> str:
-    """Return the name of a signal as people write it: TERM, KILL, or its number."""
-    try:
-        return signal.Signals(number).name.removeprefix("SIG")
-    except ValueError:
-        return str(number)
 
 
 def wanted(room: int, ahead: int, waiting: Collection[Claimed]) -> int:
@@ -452,7 +372,7 @@ def _cancelled(view: View, back: Return) -> list[Action]:
     return [End(Over(back.attempt, status, State.CANCELLED, reason, sure=back.stopped))]
 
 
-def _stops(view: View, running: tuple[Run, ...]) -> list[Action]:
+def _stops(view: View, running: tuple[Run, ...], number: int = signal.SIGTERM) -> list[Action]:
     """Return the signals to send: TERM first, KILL after the grace.
 
     KILL is sent again where it was not enough.
@@ -465,13 +385,7 @@ def _stops(view: View, running: tuple[Run, ...]) -> list[Action]:
     )
     stops: list[Action] = []
     if first:
-        stops.append(Stop(first, signal.SIGTERM))
+        stops.append(Stop(first, number))
     if late:
         stops.append(Stop(late, signal.SIGKILL))
     return stops
-
-
-def _lost(status: Status) -> str:
-    if status.started is None:
-        return "its node stopped while it was being started; whether it ran is not known"
-    return "its node or its keeper stopped while it ran; how it ended is not known"

@@ -46,7 +46,7 @@ ORDERS_IN_A_MESSAGE = 16
 
 
 class Order(NamedTuple):
-    """What the keeper needs to know to start one attempt."""
+    """What the keeper needs to know to start one attempt; ``nicer``: niceness to add."""
 
     key: Key
     path: str
@@ -55,6 +55,7 @@ class Order(NamedTuple):
     out: str
     status: str
     environment: dict[str, str]
+    nicer: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +198,7 @@ class Processes:
         recall: bool = False,
         now: Sequence[Order] = (),
         line: Sequence[Order] = (),
-        told: Sequence[Key] = (),
+        told: Sequence[tuple[str, int, str]] = (),
         heart: tuple[str, int, float, list[tuple[int, int]]] | None = None,
     ) -> None:
         """Send one message to the keeper, which is started if there is none.
@@ -285,13 +286,13 @@ class Processes:
         members = self._members(set(jobs), jobs)
         return {job_id for job_id, pids in members.items() if any(map(probe.start_time, pids))}
 
-    def signal(self, jobs: Mapping[str, int], number: int) -> None:
+    def signal(self, jobs: Mapping[str, int], number: int, limits: Mapping[str, str]) -> None:
         """Send a signal to the whole tree of each job.
 
         ``jobs``: the pids of their first processes, by id; 0 where that is not known. What a tree
-        is, ``probe.members`` tells.
+        is, ``probe.members`` tells. ``limits``: which of its own each is over, of those that are.
         """
-        told = [key for key in list(self._kept) if key[0] in jobs]
+        told = [(*key, limits.get(key[0], "")) for key in list(self._kept) if key[0] in jobs]
         own = max(0, self._most - len(self._adopted))
         for first in range(0, len(told), TOLD_IN_A_MESSAGE):
             # A keeper that is gone writes nothing any more.

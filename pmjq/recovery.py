@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pmjq import job, naming, node, plan, ready
+from pmjq import ending, job, naming, node, ready
 from pmjq.desk import Doubt
 from pmjq.errors import TryLaterError
 from pmjq.job import Attempt, Status
@@ -358,7 +358,7 @@ def _made_again(spool: Spool, key: tuple[str, int]) -> Record | None:
     if attempt is None:
         return None
     status = spool.status(attempt) or Status()
-    over = plan.outcome(attempt, status)
+    over = ending.outcome(attempt, status)
     reason = "its record was missing and has been made again from its status"
     return job.record(attempt, status, over.state, attempt.claimed.timestamp(), reason)
 

@@ -131,6 +131,10 @@ class Returned(Tree):
         """Return where the output of an attempt lies until it is archived."""
         return f"{self._job}/{attempt.id}/out.{attempt.attempt}"
 
+    def out_stat(self, attempt: Attempt) -> Stat | None:
+        """Return the lstat of the output of an attempt that is in hand."""
+        return self.disk.stat(self.attempt_out(attempt))
+
     def _new_tmp(self) -> str:
         return f"{self._tmp}/{self.token}.{next(self._numbers)}"
 

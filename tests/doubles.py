@@ -1077,6 +1077,12 @@ class World:
             if process.pid in daemon.adopted:
                 daemon.said.append(Vanished(daemon.adopted.pop(process.pid)))
 
+    def tell(self, process: Process, limit: str) -> None:
+        """Have a keeper write down that its job is told to stop, and over which limit it is."""
+        if not process.keeper.lost:
+            line = " ".join(("told", *filter(None, [limit]))) + "\n"
+            self._write(process.keeper, process.status, line.encode())
+
     def _lives(self, keeper: Keeper) -> bool:
         busy = any(process.keeper is keeper for process in self.running.values())
         held = any(other is keeper for other, _ in self.held)
@@ -1174,8 +1180,11 @@ class FakeProcesses:
         running = {each.key[0] for each in self.world.running.values()}
         return (running | self.world.leftovers) & set(jobs)
 
-    def signal(self, jobs: Mapping[str, int], number: int) -> None:
+    def signal(self, jobs: Mapping[str, int], number: int, limits: Mapping[str, str]) -> None:
         self.signals.append((number, dict(jobs)))
+        for process in list(self.world.running.values()):
+            if process.key[0] in jobs and process.keeper.daemon is self:
+                self.world.tell(process, limits.get(process.key[0], ""))
         if number == signal.SIGKILL:
             self.world.leftovers -= set(jobs)
         for job_id in jobs:

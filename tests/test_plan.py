@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,7 +16,6 @@ from pmjq.plan import (
     ENDS_IN_A_SYNC,
     LONGEST_AHEAD,
     LONGEST_UNSYNCED,
-    MISFITS,
     MOST_UNFILED,
     SHORTEST_GRACE,
     Candidate,
@@ -35,10 +33,7 @@ from pmjq.plan import (
     Start,
     Stop,
     View,
-    outcome,
     plan,
-    signal_name,
-    unexecuted,
     wanted,
 )
 from pmjq.state import State
@@ -530,80 +525,7 @@ def test_room_is_never_exceeded(view: View) -> None:
     assert set(ends) == {each.attempt.id for each in view.claimed if each.attempt.refused}
 
 
-# --- outcomes
-
-
-@pytest.mark.parametrize(
-    ("status", "told", "state", "words"),
-    [
-        (Status(started=1.0, code=0), False, State.DONE, []),
-        (Status(started=1.0, code=0), True, State.DONE, []),
-        (Status(started=1.0, code=3), False, State.FAILED, ["exit code 3"]),
-        (
-            Status(started=1.0, code=3),
-            True,
-            State.CANCELLED,
-            ["ended by the daemon", "told to stop"],
-        ),
-        (Status(started=1.0, code=-11), False, State.FAILED, ["signal 11", "SEGV"]),
-        (Status(started=1.0, code=-15), True, State.CANCELLED, ["ended by the daemon"]),
-        (Status(started=1.0), False, State.LOST, ["while it ran", "not known"]),
-        (Status(started=1.0), True, State.LOST, ["while it ran", "not known"]),
-        (Status(), False, State.LOST, ["being started", "not known"]),
-    ],
-)
-def test_outcome(status: Status, state: State, words: list[str], *, told: bool) -> None:
-    """Exit code 0 is done; what nobody saw end is lost; the rest failed, or was cancelled by us."""
-    result = outcome(A, status, 7.0, told=told)
-    assert (result.attempt, result.status, result.state) == (A, status, state)
-    assert (result.since, result.durable) == (7.0, None)
-    assert [word for word in words if word not in result.reason] == []
-    assert bool(result.reason) == bool(words)
-
-
-@pytest.mark.parametrize("number", sorted(MISFITS))
-def test_misfit_is_rejected(number: int) -> None:
-    """An execve that fails by the job's own fault ends it, with what to do about it."""
-    status = Status(error=number)
-    result = unexecuted(A, status, b"#!/opt/x\n", interpreter=False)
-    assert isinstance(result, Over)
-    assert (result.attempt, result.status, result.state) == (A, status, State.REJECTED)
-    assert result.reason
-
-
-def test_misfit_reason_knows_the_first_bytes() -> None:
-    """The reason is that of the directives."""
-    result = unexecuted(A, Status(error=errno.ENOENT), b"#!/opt/x\n", interpreter=False)
-    assert "interpreter /opt/x" in result.reason
-    result = unexecuted(A, Status(error=errno.EACCES), b"#!/bin/sh\n", interpreter=True)
-    assert "noexec" in result.reason
-
-
-@pytest.mark.parametrize(
-    ("number", "word"),
-    [
-        (errno.ETXTBSY, "open for writing"),
-        (errno.ENOMEM, "ENOMEM"),
-        (errno.EAGAIN, "EAGAIN"),
-        (errno.EIO, "EIO"),
-        (9999, "9999"),
-        (None, "0"),
-    ],
-)
-def test_what_is_not_its_fault_is_returned(number: int | None, word: str) -> None:
-    """A job is not rejected for what the machine lacks, or for a writer that is not done."""
-    result = unexecuted(A, Status(error=number), b"#!/bin/sh\n", interpreter=True)
-    assert isinstance(result, Return)
-    assert (result.attempt, result.stopped) == (A, True)
-    assert word in result.reason
-
-
-@pytest.mark.parametrize(
-    ("number", "name"), [(15, "TERM"), (9, "KILL"), (11, "SEGV"), (0, "0"), (50, "50"), (99, "99")]
-)
-def test_signal_name(number: int, name: str) -> None:
-    """Signals are named as people write them, and numbered where they have no name."""
-    assert signal_name(number) == name
+# --- actions
 
 
 def test_actions_are_values() -> None:

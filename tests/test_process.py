@@ -227,7 +227,7 @@ def test_thousands_are_told_to_stop(jobs: Jobs) -> None:
     heard(jobs, "a started", "b started")
     many = {f"{number:036}": 0 for number in range(5000)}
     jobs.processes._kept |= {(name, 1) for name in many}
-    jobs.processes.signal(many | {"a": 0}, signal.SIGTERM)
+    jobs.processes.signal(many | {"a": 0}, signal.SIGTERM, {})
     jobs.end("b")
     eventually(lambda: len(jobs.hear()) == 4)
     assert set(jobs.hear()[2:]) == {"a ended -15", "b ended 0"}
@@ -244,7 +244,7 @@ def test_keeper_that_is_stopped_stalls_nobody(jobs: Jobs) -> None:
     keeper.suspend()
     for name in names:
         jobs.processes.start([jobs.order(name, BIG=name * 10_000)], [], 99)
-    jobs.processes.signal({"first": 0}, 0)
+    jobs.processes.signal({"first": 0}, 0, {})
     with pytest.raises(BlockingIOError):
         jobs.processes.go_on_beating("/nowhere", 1, 1.0)
     assert jobs.hear() == ["first started"]
@@ -303,7 +303,7 @@ def test_nothing_of_a_job_hides_from_its_end(jobs: Jobs, keeper: str) -> None:
     jobs.end(ID)
     eventually(lambda: "exit 0" in (jobs.root / ID / "status.1").read_text())
     assert left(jobs)
-    jobs.processes.signal({ID: 0}, signal.SIGKILL)
+    jobs.processes.signal({ID: 0}, signal.SIGKILL, {})
     eventually(lambda: not left(jobs))
     assert not probe.start_time(int(pid.read_text()))
     jobs.end("b")

@@ -195,7 +195,7 @@ def test_job_silenced_by_a_cut_off_returns() -> None:
     assert only.run(lambda: bool(only.turn.desk.running), within=20.0)
     (job_id,) = only.turn.desk.running
     only.turn.desk.silence({job_id})
-    only.processes.signal({job_id: 0}, 15)
+    only.processes.signal({job_id: 0}, 15, {})
     assert only.run(lambda: bool(records(world)), within=300.0)
     assert records(world)["rjob"].state is State.DONE
     assert world.executions == {"rjob": 2}

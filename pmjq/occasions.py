@@ -1,0 +1,71 @@
+"""When a node's hooks are due: it has been idle for a while, or a gate has kept jobs for a while.
+
+Pure: what was seen, and when, are arguments; times are seconds on a monotonic clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+BACKOFF = 600.0
+"""Seconds before a hook is told of a gate again that stays closed; then twice as long, and so on."""
+
+LONGEST_BACKOFF = 86400.0
+
+
+@dataclass(slots=True)
+class Idle:
+    """Nothing queued and nothing running, for so many seconds: told of once, until that changes."""
+
+    after: float
+    _since: float | None = None
+    _told: bool = False
+
+    def seen(self, now: float, *, idle: bool) -> bool:
+        """Tell whether the hook is due now."""
+        if not idle:
+            self._since, self._told = None, False
+            return False
+        if self._since is None:
+            self._since = now
+        if self._told or now < self._since + self.after:
+            return False
+        self._told = True
+        return True
+
+    def next(self) -> float | None:
+        """Return when it will be due if nothing changes."""
+        return None if self._told or self._since is None else self._since + self.after
+
+
+@dataclass(slots=True)
+class Kept:
+    """Jobs that wait before a closed gate, for so many seconds.
+
+    Told of again only after a pause, longer each time, also where the gate was open meanwhile; a
+    gate that has been open for as long as that pause begins anew.
+    """
+
+    after: float
+    _since: float | None = None
+    _not_before: float = 0.0
+    _pause: float = field(default=0.0)
+
+    def seen(self, now: float, *, kept: bool) -> bool:
+        """Tell whether the hook is due now."""
+        if not kept:
+            self._since = None
+            return False
+        if self._since is None:
+            self._since = now
+            if now >= self._not_before + self._pause:
+                self._pause = 0.0
+        if now < max(self._since + self.after, self._not_before):
+            return False
+        self._pause = min(LONGEST_BACKOFF, self._pause * 2 or BACKOFF)
+        self._not_before = now + self._pause
+        return True
+
+    def next(self) -> float | None:
+        """Return when it will be due if nothing changes."""
+        return None if self._since is None else max(self._since + self.after, self._not_before)
