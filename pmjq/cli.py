@@ -259,7 +259,10 @@ class _Number(click.FloatRange):
     help="Also run files of this owner, as the daemon's own user. May be repeated.",
 )
 @click.option(
-    "--on-end", metavar="CMD", default="", help="Run CMD after each job that has ended and is filed."
+    "--on-end",
+    metavar="CMD",
+    default="",
+    help="Run CMD after each job that has ended.",
 )
 @click.option(
     "--on-idle", metavar="CMD", default="", help="Run CMD when nothing is queued and nothing runs."

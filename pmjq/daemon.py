@@ -16,7 +16,7 @@ import signal
 import time
 import traceback
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -77,7 +77,7 @@ class Options:
     kind: str = ""
     lease: float = LEASE
     poll: float | None = None
-    commands: Commands = Commands()
+    commands: Commands = field(default_factory=Commands)
 
 
 class Daemon:

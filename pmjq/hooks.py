@@ -1,4 +1,4 @@
-"""Commands that the node's owner has run: when a job has ended, the queue is idle, a gate stays shut.
+"""Commands of the node's owner: run when a job has ended, the queue is idle, a gate stays shut.
 
 They are run one after another by a thread of its own, each in a session of its own, without input,
 for ``PATIENCE`` seconds at most. What they say is cut off and goes to the log where they fail.

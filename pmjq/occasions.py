@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 BACKOFF = 600.0
-"""Seconds before a hook is told of a gate again that stays closed; then twice as long, and so on."""
+"""Seconds before a hook is told again of a gate that stays closed; then twice as long each time."""
 
 LONGEST_BACKOFF = 86400.0
 

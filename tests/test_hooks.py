@@ -110,7 +110,7 @@ def test_hook_that_leaves_something_running(log: Log, tmp_path: Path) -> None:
 
 
 def test_too_many(log: Log, tmp_path: Path) -> None:
-    """Who calls faster than they run is never kept waiting; the log tells how many were left out."""
+    """Who calls faster than they run does not wait; the log tells how many were left out."""
     hooks = Hooks(log)
     gate = tmp_path / "gate"
     os.mkfifo(gate)
