@@ -357,8 +357,14 @@ def _commands(options: dict[str, Any]) -> Commands:
         except ValueError as error:
             option = name.replace("_", "-")
             raise UsageError(f"--{option} {options[name]}: {error}") from error
-    commands = {name: options[name] for name in ("on_end", "on_idle", "on_limit")}
-    return Commands(**commands, **seconds, one_node=options["once_per_spool"])
+    return Commands(
+        on_end=options["on_end"],
+        on_idle=options["on_idle"],
+        idle_after=seconds["idle_after"],
+        on_limit=options["on_limit"],
+        limit_after=seconds["limit_after"],
+        one_node=options["once_per_spool"],
+    )
 
 
 def _check_spool(given: str, root: str) -> None:
