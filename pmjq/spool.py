@@ -217,7 +217,7 @@ class Spool(Paperwork, Requests):
                 if stat is not None:
                     self.forget(free)
             except OSError:
-                if self._there(baton):
+                if not self._gone(baton):
                     raise
                 if not self._there(f"{self.root}/{free}"):
                     return None
@@ -236,7 +236,7 @@ class Spool(Paperwork, Requests):
                 self._write_outcome(record)
         except FileNotFoundError:
             # Its paperwork is gone: with the job, or alone, by a burial that was interrupted.
-            if not self._there(f"{self._run}/{record.id}"):
+            if self._gone(f"{self._run}/{record.id}"):
                 return False
             self._mkdir(f"{self._job}/{record.id}")
             self._write_outcome(record)
@@ -320,7 +320,12 @@ class Spool(Paperwork, Requests):
         for name in self._list(self._tmp):
             if name.startswith(f"{token}."):
                 self.remove(f"{self._tmp}/{name}")
-        self.remove(base)
+        for name in self._list(base):
+            if name != "run":
+                self.remove(f"{base}/{name}")
+        # Not as a tree: should a job be in it after all, however that was overlooked, it stays.
+        if not self.disk.rmdir(base) and self.disk.stat(f"{base}/run") is not None:
+            raise OSError(errno.ENOTEMPTY, "jobs are still in it", f"{base}/run")
         return taken
 
     def withdraw(self, record: Record) -> bool:

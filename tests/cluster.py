@@ -128,7 +128,7 @@ class Plan:
         where = "one machine" if self.together else "a machine each"
         jobs = ", ".join(
             f"{job.name}{'r' * job.restartable}{'s' * job.stubborn}{'t' * job.retries}"
-            f" {job.script.seconds:g} s"
+            f" {job.script.seconds:g} s" + f" of {job.limit:g} s" * (job.limit > 0)
             for job in self.jobs
         )
         nodes = f"{len(self.slots)} nodes with slots {self.slots}, {where}, {self.kind.name}"
@@ -196,11 +196,17 @@ def _a_job(rng: random.Random, number: int, seconds: float, lease: float) -> Job
         withdrawn_at=rng.uniform(0.0, 2 * lease) if owner < 0.05 else 0.0,
         held_at=rng.uniform(0.0, lease) if owner > 0.95 else 0.0,
         retries=rng.choice((1, 2, 3)) if rng.random() < 0.3 else 0,
+        limit=_a_limit(rng, script) if rng.random() < 0.2 else 0.0,
         # Half of them about when it is claimed, or ends.
         cancelled_at=rng.uniform(0.001, rng.choice((0.6, 1.5 * lease)))
         if 0.5 < owner < 0.65
         else 0.0,
     )
+
+
+def _a_limit(rng: random.Random, script: Script) -> float:
+    """Return how long a job may run: half of what it takes, or more than enough."""
+    return round(max(0.1, script.seconds * rng.choice((0.5, 2.0))), 2)
 
 
 # -- the cluster
@@ -614,7 +620,7 @@ class Cluster:
                 self._taken_over(job, left, came)
 
     def _recorded(self, name: str) -> None:
-        found = re.search(r"-job(\d+)(\.\d+)?\.json$", name)
+        found = re.search(r"-job(\d+)(?:\.\d+)*\.json$", name)
         if found:
             names = self._records.setdefault(int(found[1]), set())
             names.add(name)
@@ -670,6 +676,10 @@ class Cluster:
         if f"{record.stem}.json" != name or inode is None or inode.data != job.content:
             yield f"{name} does not belong to a file that is {job.name}"
         right = State.FAILED if job.script.code else State.DONE
+        over = record.state is State.FAILED and record.reason.startswith("ended, since its time")
+        self.sim.faults["ended, since their time was over"] += over
+        if over and job.limit:
+            right = State.FAILED
         may = {right} if self.plan.calm else {right, State.LOST}
         if job.cancelled:
             may = {State.CANCELLED}
@@ -684,7 +694,13 @@ class Cluster:
         numbers = [one.attempt for one in record.earlier]
         if not job.cancelled and numbers != [*range(1, record.attempt)][-len(numbers) :]:
             yield f"{job.name} has attempts {numbers} before {record.attempt}"
-        if record.state is right and (not job.ended or record.exit_code != job.script.code):
+        # Within a second it may end before it is looked at; and a stubborn one within its grace.
+        early = over and job.limit >= job.script.seconds
+        late = not over and not job.stubborn and 0 < job.limit < job.script.seconds - 1.0
+        if self.plan.calm and not job.cancelled_at and (early or late):
+            yield f"{job.name} had {job.limit:g} s and took {job.script.seconds:g}: {record.reason}"
+        codes = {job.script.code, None} if over else {job.script.code}
+        if record.state is right and (not job.ended or record.exit_code not in codes):
             yield f"{job.name} is recorded as {record.state}, and ended {job.ended} times"
 
     def _left_over(self) -> Iterator[str]:

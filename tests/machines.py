@@ -264,6 +264,7 @@ class Job:
     withdrawn_at: float = 0.0
     held_at: float = 0.0
     retries: int = 0
+    limit: float = 0.0
     cancelled_at: float = 0.0
     submitted: bool = False
     cancelled: bool = False
@@ -286,6 +287,8 @@ class Job:
         more = b"#PMJQ restartable\n" if self.restartable else b""
         if self.retries:
             more += b"#PMJQ retries=%d backoff=0.7\n" % self.retries
+        if self.limit:
+            more += b"#PMJQ time=%g\n" % self.limit
         return b"#!/bin/sh\n" + more + f": job {self.number}\n".encode()
 
 
@@ -446,7 +449,10 @@ class Box(World):
             self.disk.create_in(process.work, left, b"left")
         del self.running[process.pid]
         self.cluster.job_ended(process, self)
-        job.ended += code is None
+        lasted = self.cluster.sim.now - process.ends + process.script.seconds
+        # Clocks of machines differ by half a percent.
+        late = code is not None and job.limit > 0 and lasted >= 0.99 * job.limit
+        job.ended += code is None or late
         status = process.script.code if code is None else code
         keeper = process.keeper
         if not keeper.lost:

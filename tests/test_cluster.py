@@ -164,6 +164,11 @@ def _leaves_the_burial_half_done(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Spool, "take_over", lambda self, other, job_id: False)
 
 
+def _lets_jobs_run_on(patch: pytest.MonkeyPatch) -> None:
+    """Do not look how long a job has run."""
+    patch.setattr(look.Look, "_see_limits", lambda self, now: None)
+
+
 MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[str, int]] = {
     _believes_an_error: ("no record", 26),
     _publishes_what_it_lost: ("two records", 500),
@@ -172,6 +177,7 @@ MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[str, int]] = {
     _heeds_no_fence: ("does not come to rest", 5),
     _returns_what_may_have_run: ("executed for the 2. time", 8),
     _leaves_the_burial_half_done: ("does not come to rest", 3),
+    _lets_jobs_run_on: ("s and took", 1),
 }
 """What breaks a rule, what is said of it, and the seed that found it last: it is played first."""
 
