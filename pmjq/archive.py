@@ -192,7 +192,12 @@ class Archive:
         if near and self._renamed(source, target):
             return True
         if self.disk.stat(source) is None:
-            return self.disk.stat(target) is not None
+            if self.disk.stat(target) is not None:
+                return True
+            # Nothing is in a spool that is not mounted, and it may have come back meanwhile.
+            self.spool.check_present()
+            if self.disk.stat(source) is None:
+                return False
         self._copy(source, target)
         self.disk.remove_tree(source)
         return True

@@ -151,6 +151,10 @@ def reload(spool: Spool, desk: Desk, now: float) -> list[str]:
     """
     spool.clear_tmp()
     here = set(spool.running())
+    if not desk.in_hand() <= here:
+        # Nothing is in a spool that is not mounted, and it may have come back meanwhile.
+        spool.check_present()
+        here |= set(spool.running())
     own = Former(spool.token, rebooted=False)
     _put(spool, desk, [job_id for job_id in here if job_id not in desk], now, own)
     gone = sorted(desk.in_hand() - here)

@@ -60,6 +60,7 @@ class Spool(Paperwork, Requests):
     """One spool as one life of a node sees it."""
 
     _identity = b""
+    _to_look = False
 
     def __init__(self, disk: Disk, root: str, token: str = "", *, local: bool = True) -> None:
         """Name the tree; nothing is touched."""
@@ -103,6 +104,7 @@ class Spool(Paperwork, Requests):
 
         ``to_look``: for somebody who runs nothing, whoever else may write there.
         """
+        self._to_look = to_look
         if not to_look:
             self._refuse_foreign(self.own)
         path = f"{self.own}/spool.json"
@@ -132,7 +134,7 @@ class Spool(Paperwork, Requests):
         A share may be unmounted; and where there is no sticky bit, whoever may write the spool may
         put another tree in the place of this one.
         """
-        if self._foreign(self.own):
+        if not self._to_look and self._foreign(self.own):
             return False
         return self.disk.read(f"{self.own}/spool.json") == self._identity
 
@@ -217,7 +219,7 @@ class Spool(Paperwork, Requests):
                 if stat is not None:
                     self.forget(free)
             except OSError:
-                if self._there(baton):
+                if not self._gone(baton):
                     raise
                 if not self._there(f"{self.root}/{free}"):
                     return None
@@ -236,7 +238,7 @@ class Spool(Paperwork, Requests):
                 self._write_outcome(record)
         except FileNotFoundError:
             # Its paperwork is gone: with the job, or alone, by a burial that was interrupted.
-            if not self._there(f"{self._run}/{record.id}"):
+            if self._gone(f"{self._run}/{record.id}"):
                 return False
             self._mkdir(f"{self._job}/{record.id}")
             self._write_outcome(record)
@@ -320,7 +322,12 @@ class Spool(Paperwork, Requests):
         for name in self._list(self._tmp):
             if name.startswith(f"{token}."):
                 self.remove(f"{self._tmp}/{name}")
-        self.remove(base)
+        for name in self._list(base):
+            if name != "run":
+                self.remove(f"{base}/{name}")
+        # Not as a tree: should a job be in it after all, however that was overlooked, it stays.
+        if not self.disk.rmdir(base) and self.disk.stat(f"{base}/run") is not None:
+            raise OSError(errno.ENOTEMPTY, "jobs are still in it", f"{base}/run")
         return taken
 
     def withdraw(self, record: Record) -> bool:

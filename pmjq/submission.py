@@ -148,7 +148,7 @@ def refusal(path: str, error: OSError) -> PmjqError:
     if error.errno in UNREACHABLE:
         from pmjq import render  # noqa: PLC0415  # only where something fails
 
-        return render.refused(error)
+        return render.refused(OSError(error.errno, error.strerror, path))
     if isinstance(error, PermissionError):
         return NotPermittedError(f"{shown}: {error.strerror}; ask its owner to let you write there")
     return CannotCreateError(f"{shown}: {error.strerror or error}; try again when that is mended")

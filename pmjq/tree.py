@@ -8,6 +8,7 @@ report what they like.
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -109,10 +110,29 @@ class Tree:
         except OSError:
             if self._there(target):
                 return True
-            if self._there(source):
+            if not self._gone(source):
                 raise
             return False
         return True
+
+    def present(self) -> bool:
+        """Tell whether this is still the tree that was there at the start."""
+        return self.disk.stat(self.own) is not None
+
+    def check_present(self) -> None:
+        """Raise FileNotFoundError if the tree is not there: what is not found may not be gone."""
+        if not self.present():
+            raise FileNotFoundError(errno.ENOENT, "is not there for now", self.root)
+
+    def _gone(self, path: str) -> bool:
+        """Tell whether a file is in its place no more; FileNotFoundError if the tree is not there.
+
+        Nothing is in a spool that is not mounted, and it may come back while one looks.
+        """
+        if self._there(path):
+            return False
+        self.check_present()
+        return self.disk.stat(path) is None
 
     def _there(self, path: str) -> bool:
         if self.local:

@@ -614,7 +614,7 @@ class Cluster:
                 self._taken_over(job, left, came)
 
     def _recorded(self, name: str) -> None:
-        found = re.search(r"-job(\d+)(\.\d+)?\.json$", name)
+        found = re.search(r"-job(\d+)(?:\.\d+)*\.json$", name)
         if found:
             names = self._records.setdefault(int(found[1]), set())
             names.add(name)

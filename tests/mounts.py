@@ -493,7 +493,9 @@ class Mount(Disk):
             sim.faults["reply lost"] += 1
             if looks:
                 raise self._said(LOOK_ERRORS, paths)
-            call()
+            if call() is False:
+                # A directory that is not empty: the repetition finds it so again.
+                return False  # type: ignore[return-value]  # what a rmdir returns
             sim.tell(operation, paths, "reply lost")
             raise self._said(LOST_ERRORS.get(operation, (errno.EIO,)), paths)
         if chance < odds.fails + odds.lost + odds.slow:

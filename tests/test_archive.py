@@ -369,6 +369,24 @@ def test_full_destination(device: int) -> None:
 
 
 @pytest.mark.parametrize("far", [False, True], ids=["near", "far"])
+def test_spool_that_is_away(*, far: bool) -> None:
+    """A share may be unmounted between two looks: its ended jobs are filed when it is back."""
+    disk = MemDisk(Clock())
+    disk.tree("/srv/spool")
+    disk.mount("/mnt", FAR)
+    spool = _spool(disk, "/srv/spool")
+    home = "/mnt/done" if far else "/srv/done"
+    archive = Archive(spool, home, None)
+    record = ended(spool)
+    disk.rename("/srv/spool", "/srv/away")
+    with pytest.raises(FileNotFoundError):
+        archive.file(record)
+    disk.rename("/srv/away", "/srv/spool")
+    assert archive.file(record)
+    assert filed(spool, home, record) == whole(record)
+
+
+@pytest.mark.parametrize("far", [False, True], ids=["near", "far"])
 @pytest.mark.parametrize("how", [How.FAIL, How.LOSE])
 @pytest.mark.parametrize("number", [5, 13, 28, 116])
 def test_every_step_can_be_repeated(number: int, how: How, *, far: bool) -> None:

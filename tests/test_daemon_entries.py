@@ -135,7 +135,7 @@ def test_hard_link_that_goes_is_run(live: Live) -> None:
 
 
 def test_held_job_waits_for_its_permission(live: Live) -> None:
-    """A file without execute permission is held, and chmod u+x releases it."""
+    """A file without execute permission is held, and chmod +x releases it."""
     path = live.drop("held", "echo released\n", 0o644)
     live.drop("canary-held")
     live.ended("canary-held")
@@ -328,7 +328,7 @@ def test_what_is_left_alone_is_shown_with_its_reason(tmp_path: Path) -> None:
             os.chown(theirs, 65534, 65534)
         eventually(lambda: "directory" in live.node().get("aside", {}))
         aside = live.node()["aside"]
-        assert "not executable; chmod u+x releases it" in aside["held"]
+        assert "not executable; chmod +x releases it" in aside["held"]
         assert "hidden or temporary name" in aside[".hidden"]
         assert "a directory without an info file" in aside["directory"]
         left = {event["entry"] for event in live.events("entry.left")}

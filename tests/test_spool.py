@@ -21,6 +21,7 @@ from pmjq.state import State
 from values import FakeStat, attempt
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 UUID = "0b0e7d1e-0000-4000-8000-000000000000"
@@ -548,6 +549,41 @@ def test_bury(ground: Ground) -> None:
     with pytest.raises(OSError, match="No such file"):
         spool.claim(attempt(id="2d", name="next"))
     assert other.names() == ["next"]
+
+
+def test_burial_removes_no_job(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should jobs be overlooked, because the spool was away for a moment, they stay."""
+    claimed(ground)
+    other = life(ground, B)
+    run, rmdir = f"{other.own}/node/{A}/run", ground.disk.rmdir
+    with monkeypatch.context() as patch:
+        patch.setattr(other, "_list", lambda path: [] if path == run else ground.disk.names(path))
+        patch.setattr(ground.disk, "rmdir", lambda path: path == run or rmdir(path))
+        with pytest.raises(OSError, match="jobs are still in it"):
+            other.bury(A)
+    assert other.bury(A) == ["1d"]
+    assert (other.tokens(), other.running()) == ([B], ["1d"])
+
+
+def test_what_is_not_found_in_a_spool_that_is_away_is_not_gone(ground: Ground) -> None:
+    """A share may be unmounted between two looks: nobody has taken its jobs over."""
+    spool = claimed(ground)
+    life(ground, B)
+    calls: list[Callable[[], object]] = [
+        lambda: spool.claim(named("next")),
+        lambda: spool.end(record()),
+        lambda: spool.give_back(ONE),
+        lambda: spool.take_over(B, "2d"),
+    ]
+    for local in (True, False):
+        spool.local = local
+        ground.disk.rename(spool.root, f"{spool.root}.away")
+        for call in calls:
+            with pytest.raises(FileNotFoundError):
+                call()
+        ground.disk.rename(f"{spool.root}.away", spool.root)
+    assert spool.running() == ["1d"]
+    assert spool.end(record())
 
 
 def test_lives(ground: Ground) -> None:

@@ -13,7 +13,7 @@ import pytest
 from doubles import FAR, Clock, Crash, Faults, Faulty, How, MemDisk, Unsynced
 from pmjq import ready, submission
 from pmjq.disk import Disk
-from pmjq.errors import CannotCreateError, NotFoundError, NotPermittedError
+from pmjq.errors import CannotCreateError, NotFoundError, NotPermittedError, UnreachableError
 from pmjq.ready import Kind, Rules
 from pmjq.submission import (
     MARK_LENGTH,
@@ -158,7 +158,7 @@ def test_hidden_names_in_the_tree_are_the_submissions() -> None:
         (errno.EIO, CannotCreateError),
         (errno.ENAMETOOLONG, CannotCreateError),
         (errno.EMFILE, CannotCreateError),
-        (errno.ESTALE, CannotCreateError),
+        (errno.ESTALE, UnreachableError),
     ],
 )
 @pytest.mark.parametrize("operation", ["create", "rename_new", "sync"])
