@@ -263,11 +263,16 @@ class Look:
 
     def _resolve_one(self, doubt: Doubt, now: float) -> None:
         attempt, desk, processes = doubt.attempt, self.desk, self.outside.processes
-        before = self.outside.spool.status(attempt)
+        spool = self.outside.spool
+        before = spool.status(attempt)
         # First who may still write it, then the status again: an end in between must be seen.
         key = (attempt.id, attempt.attempt)
         kept = before is not None and processes.keeps(key, before.keeper, before.keeper_start)
-        status = self.outside.spool.status(attempt)
+        status = spool.status(attempt)
+        if status is None:
+            # Nothing is in a spool that is not mounted, and it may have come back meanwhile.
+            spool.check_present()
+            status = spool.status(attempt)
         if status is None and not doubt.rebooted:
             desk.resolved(attempt)
             desk.claim(attempt)

@@ -60,6 +60,7 @@ class Spool(Paperwork, Requests):
     """One spool as one life of a node sees it."""
 
     _identity = b""
+    _to_look = False
 
     def __init__(self, disk: Disk, root: str, token: str = "", *, local: bool = True) -> None:
         """Name the tree; nothing is touched."""
@@ -103,6 +104,7 @@ class Spool(Paperwork, Requests):
 
         ``to_look``: for somebody who runs nothing, whoever else may write there.
         """
+        self._to_look = to_look
         if not to_look:
             self._refuse_foreign(self.own)
         path = f"{self.own}/spool.json"
@@ -132,7 +134,7 @@ class Spool(Paperwork, Requests):
         A share may be unmounted; and where there is no sticky bit, whoever may write the spool may
         put another tree in the place of this one.
         """
-        if self._foreign(self.own):
+        if not self._to_look and self._foreign(self.own):
             return False
         return self.disk.read(f"{self.own}/spool.json") == self._identity
 

@@ -161,7 +161,7 @@ def planned(rng: random.Random, troubles_from: tuple[str, ...] = TROUBLES) -> Pl
             rng.uniform(0.0, seconds),
             rng.choice(troubles_from),
             rng.randrange(nodes),
-            round(lease * rng.choice((0.3, 0.8, 1.1, 1.5, 2.5)) * rng.uniform(0.9, 1.1), 3),
+            round(lease * rng.choice((0.01, 0.3, 0.8, 1.1, 1.5, 2.5)) * rng.uniform(0.9, 1.1), 3),
         )
         for _ in range(rng.choice((0, 1, 2, 3, 5)))
     ]
