@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -347,7 +348,7 @@ class Act:
         now, log = self.outside.now(), self.outside.log
         log.info("jobs.signalled", jobs=len(stop.runs), signal=ending.signal_name(stop.signal))
         for run in stop.runs:
-            self.desk.tell(run, now)
+            self.desk.tell(run, now, killed=stop.signal == signal.SIGKILL)
         limits = {run.attempt.id: run.limit for run in stop.runs if run.limit}
         pids = {run.attempt.id: run.pid for run in stop.runs}
         self.outside.processes.signal(pids, stop.signal, limits)

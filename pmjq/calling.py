@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pmjq import naming
+from pmjq import job, naming
 from pmjq.hooks import Hook
 from pmjq.occasions import Idle, Kept
 from pmjq.plan import Intent
@@ -17,21 +17,25 @@ from pmjq.seen import of_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import datetime
 
     from pmjq.hooks import Hooks
     from pmjq.job import Record
     from pmjq.node import Reading
     from pmjq.turn import Turn
 
+END, IDLE, LIMIT = "end", "idle", "limit"
+
 OFTEN = 5.0
-"""Seconds between two looks at whether the whole spool is idle."""
+"""Seconds between two looks at whether this node is the one to call a hook of the whole spool."""
 
 
 @dataclass(frozen=True, slots=True)
 class Commands:
     """What to run on which occasion, empty for nothing; times in seconds.
 
-    ``one_node``: only one of the spool's living nodes runs those that are not about one job.
+    ``one_node``: only one of the living nodes of which this is said calls those that are not about
+    one job.
     """
 
     on_end: str = ""
@@ -40,6 +44,12 @@ class Commands:
     on_limit: str = ""
     limit_after: float = 600.0
     one_node: bool = False
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Return the occasions of which one node calls the hook for the whole spool."""
+        both = {IDLE: self.on_idle, LIMIT: self.on_limit}
+        return tuple(occasion for occasion, command in both.items() if command and self.one_node)
 
 
 class Calling:
@@ -51,18 +61,23 @@ class Calling:
         hooks: Hooks,
         environment: Mapping[str, str],
         now: Callable[[], float],
+        wall: Callable[[], float],
         reading: Callable[[], Reading],
     ) -> None:
-        """Call nothing yet; ``now`` is monotonic, ``environment`` what each hook gets."""
+        """Call nothing yet; ``environment`` is what each hook gets.
+
+        ``now`` is monotonic, ``wall`` the time of day.
+        """
         self._commands = commands
         self._hooks = hooks
         self._environment = environment
         self._now = now
+        self._wall = wall
         self._reading = reading
         self._idle = Idle(commands.idle_after)
         self._kept = Kept(commands.limit_after)
-        self._looked = -OFTEN
-        self._nobody_has = False
+        self._launched = 0.0
+        self.called: dict[str, datetime | None] = dict.fromkeys(commands.shared)
 
     def filed(self, record: Record, root: str) -> None:
         """Take note of a job that has just been filed; ``root``: the spool."""
@@ -84,41 +99,43 @@ class Calling:
             "PMJQ_ARCHIVED": path,
             "PMJQ_OUTPUT": f"{path}.out" if seen.output else "",
         }
-        self._call("end", self._commands.on_end, told)
+        self._call(END, self._commands.on_end, told)
 
     def look(self, turn: Turn) -> float | None:
         """Call what is due after a turn; return when to look again without a nudge, if ever."""
         commands, now = self._commands, self._now()
+        runs = turn.intent is Intent.RUN
         times: list[float | None] = []
         if commands.on_idle:
-            idle = turn.intent is Intent.RUN and turn.idle()
-            if idle and commands.one_node:
-                idle = self._all_idle(turn, now)
-                times.append(self._looked + OFTEN)
-            if self._idle.seen(now, idle=idle):
-                self._of_node("idle", commands.on_idle, turn, "nothing is queued and nothing runs")
-            times.append(self._idle.next())
+            self._idle.see(now, idle=runs and turn.idle())
+            reason = "nothing is queued and nothing runs"
+            times.append(self._told_of(turn, self._idle, IDLE, commands.on_idle, reason))
         if commands.on_limit:
-            verdict, queued = turn.verdict, len(turn.backlog)
-            kept = turn.intent is Intent.RUN and not verdict.open and queued > 0
-            if self._kept.seen(now, kept=kept):
-                self._of_node("limit", commands.on_limit, turn, verdict.reason)
-            times.append(self._kept.next())
+            verdict, launched = turn.verdict, turn.desk.forecast.launched
+            if launched != self._launched:
+                # Closed until a job ends is what a gate is that lets them through.
+                self._launched = launched
+                self._kept.see(now, kept=False)
+            self._kept.see(now, kept=runs and not verdict.open and len(turn.backlog) > 0)
+            times.append(self._told_of(turn, self._kept, LIMIT, commands.on_limit, verdict.reason))
         return min((time for time in times if time is not None), default=None)
 
-    def _all_idle(self, turn: Turn, now: float) -> bool:
-        """Tell whether no node has a job; looked at now and then."""
-        if now >= self._looked + OFTEN:
-            self._looked = now
-            try:
-                self._nobody_has = not turn.spool.batons()
-            except OSError:
-                self._nobody_has = False
-        return self._nobody_has
-
-    def _of_node(self, occasion: str, command: str, turn: Turn, reason: str) -> None:
-        if self._commands.one_node and not self._elected(turn):
-            return
+    def _told_of(
+        self, turn: Turn, occasion: Idle | Kept, name: str, command: str, reason: str
+    ) -> float | None:
+        """Call a hook if its occasion has come; return when to look again."""
+        now, due = self._now(), occasion.due()
+        if due is None or due > now:
+            return due
+        if name in self.called:
+            mine = self._is_mine(turn, name, job.moment(self._wall() - (now - due)))
+            if mine is None:
+                return now + OFTEN
+            if not mine:
+                occasion.tell(now)
+                return occasion.due()
+            self.called[name] = job.moment(self._wall())
+        occasion.tell(now)
         told = {
             "PMJQ_SPOOL": turn.spool.root,
             "PMJQ_NODE": turn.outside.settings.node,
@@ -127,12 +144,27 @@ class Calling:
             "PMJQ_RUNNING": str(turn.desk.executing()),
             "PMJQ_REASON": reason,
         }
-        self._call(occasion, command, told)
+        self._call(name, command, told)
+        return occasion.due()
 
-    @staticmethod
-    def _elected(turn: Turn) -> bool:
-        """Tell whether this life is the first of those that live."""
-        return turn.spool.token <= min(turn.desk.living, default=turn.spool.token)
+    def _is_mine(self, turn: Turn, name: str, due: datetime) -> bool | None:
+        """Tell whether this node is the one to call a hook that has been due since then.
+
+        False: another has called it. None: another is to call it, or it is too early to tell.
+        """
+        spool = turn.spool
+        try:
+            lives = {token: spool.life(token) for token in turn.desk.living}
+            if name == IDLE and spool.batons():
+                return None
+        except OSError:
+            return None
+        there = {token: life for token, life in lives.items() if life and name in life.hooks}
+        if any((at := life.hooks[name]) is not None and at >= due for life in there.values()):
+            return False
+        # The first of those that would.
+        before = any(token < spool.token and not life.stopping for token, life in there.items())
+        return None if before else True
 
     def _call(self, occasion: str, command: str, told: dict[str, str]) -> None:
         environment = {**self._environment, "PMJQ_HOOK": occasion, **told}

@@ -9,6 +9,7 @@ other: where one fails in a way that nobody thought of, the daemon ends and its 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import resource
 import select
@@ -23,9 +24,9 @@ import anyio
 import anyio.to_thread
 
 from pmjq import account, lease, lock, naming, probe, service
-from pmjq.calling import Calling, Commands
+from pmjq.calling import OFTEN, Calling, Commands
 from pmjq.disk import Disk
-from pmjq.hooks import PATIENCE, Hooks
+from pmjq.hooks import Hooks
 from pmjq.lease import LEASE, Heart
 from pmjq.lives import GUARDS, Ground, Lives
 from pmjq.node import Machine
@@ -99,9 +100,14 @@ class Daemon:
         self._epoll = select.epoll()
         self._epoll.register(self._eventfd, select.EPOLLIN)
         self._epoll.register(self.processes.fileno(), select.EPOLLIN)
-        self.hooks = Hooks(log.logger)
+        self.hooks = Hooks(log.logger, self.wake)
         self.calling = Calling(
-            options.commands, self.hooks, account.login_environment(), time.monotonic, probe.reading
+            options.commands,
+            self.hooks,
+            account.login_environment(),
+            time.monotonic,
+            time.time,
+            probe.reading,
         )
         self.lives = Lives(self._ground(), self._make_known, Heart.start)
 
@@ -131,7 +137,7 @@ class Daemon:
                 self._end_turns()
             self._part()
         finally:
-            self.hooks.close(PATIENCE if self.options.once else PARTING)
+            self.hooks.close(PARTING)
             self.processes.close()
             lock.release(held)
             self.log.flush()
@@ -150,6 +156,7 @@ class Daemon:
             lease=options.lease,
             poll=options.poll,
             environment=account.login_environment(),
+            hooks=self.calling.called,
         )
         return Ground(
             disk=Disk(),
@@ -292,8 +299,7 @@ class Daemon:
                     if self.lives.fenced:
                         wake = min(wake, time.monotonic() + AGAIN)
                     self._publisher.publish()
-                    called = self.calling.look(self.turn)
-                    wake = wake if called is None else min(wake, called)
+                    wake = min(wake, self._call_hooks())
                     if self._finished():
                         return
                     self.watch.relaxed = len(self.turn.backlog) > 0
@@ -310,13 +316,24 @@ class Daemon:
             self.turn.desk.doubtful = True
             return time.monotonic() + 1.0
 
+    def _call_hooks(self) -> float:
+        """Call the hooks that are due; return when to look again."""
+        try:
+            again = self.calling.look(self.turn)
+        except Exception:  # as of a turn
+            self.log.logger.exception("turn.failed", traceback=traceback.format_exc())
+            return time.monotonic() + OFTEN
+        return math.inf if again is None else again
+
     def _finished(self) -> bool:
         turn = self.turn
         match turn.intent:
             case Intent.RUN:
-                return self.options.once and turn.idle()
+                return self.options.once and turn.idle() and not self.hooks.busy
             case Intent.LEAVE:
                 return not turn.desk.line
+            case Intent.WAIT:
+                return turn.quiet() and not self.hooks.busy
             case _:
                 return turn.quiet()
 

@@ -22,7 +22,7 @@ from pmjq.plan import Claimed, Intent, Over, Return, Run
 from pmjq.state import State
 
 if TYPE_CHECKING:
-    from pmjq.job import Attempt, Record, Spec
+    from pmjq.job import Attempt, Record
     from pmjq.ready import Rules
 
 
@@ -97,6 +97,7 @@ class Desk:
         self.strays: dict[str, Run] = {}
         self.stray_remains: dict[str, Run] = {}
         self.silenced: set[str] = set()
+        self._limited: dict[str, None] = {}
         self.asked: dict[str, str] = {}
         self.drained = ""
         self.back: set[str] = set()
@@ -144,9 +145,9 @@ class Desk:
         """Return what is to be stopped when the daemon stops by killing."""
         return (*self.running.values(), *(remains.run for remains in self.remains.values()))
 
-    def tell(self, run: Run, now: float) -> None:
-        """Take note that a job was told to stop."""
-        job_id, told = run.attempt.id, replace(run, told=now)
+    def tell(self, run: Run, now: float, *, killed: bool = False) -> None:
+        """Take note that a job was told to stop; ``killed``: by KILL."""
+        job_id, told = run.attempt.id, replace(run, told=now, killed=run.killed or killed)
         if job_id in self.running:
             self.running[job_id] = told
         elif job_id in self.remains:
@@ -162,23 +163,45 @@ class Desk:
         return tuple(run for run in runs if run.attempt.id in self.asked)
 
     def limited(self) -> list[Run]:
-        """Return what runs, has a limit of its own that pmjq watches, and is not over it."""
-        return [run for run in self.running.values() if not run.limit and _limits(run.attempt.spec)]
+        """Return what is here of jobs that have a limit of their own."""
+        runs = []
+        for job_id in list(self._limited):
+            remains = self.remains.get(job_id)
+            run = self.running.get(job_id) or (remains.run if remains else None)
+            if run is None:
+                del self._limited[job_id]
+            else:
+                runs.append(run)
+        return runs
+
+    def undisturbed(self, run: Run) -> bool:
+        """Tell whether a job runs as it likes: nobody has told it to end, or asked for its end."""
+        job_id = run.attempt.id
+        return run.told is None and job_id not in self.asked and job_id not in self.silenced
 
     def exceed(self, run: Run, limit: str) -> None:
-        """Take note that a job is over a limit of its own."""
-        self.running[run.attempt.id] = replace(run, limit=limit)
+        """Take note that a job is over a limit of its own; if it ends anyway, not for that."""
+        job_id = run.attempt.id
+        blamed = limit if self.undisturbed(run) else run.limit
+        over = replace(run, limit=blamed, flooding=run.flooding or limit == plan.OUTPUT)
+        if job_id in self.running:
+            self.running[job_id] = over
+        elif job_id in self.remains:
+            self.remains[job_id].run = over
 
     def exceeding(self) -> tuple[Run, ...]:
-        """Return what runs beyond a limit of its own; not what is asked to end anyway."""
-        runs = (*self.running.values(), *(remains.run for remains in self.remains.values()))
-        return tuple(run for run in runs if run.limit and run.attempt.id not in self.asked)
+        """Return what is to be ended for a limit of its own; not what is asked to end anyway."""
+        return tuple(
+            run
+            for run in self.limited()
+            if (run.limit or run.flooding) and run.attempt.id not in self.asked
+        )
 
     def unwanted(self) -> tuple[Run, ...]:
         """Return what still runs of jobs that are to run again: here, or as another life's."""
         here = () if self.intent is Intent.KILL else self.remains.values()
-        runs = (*self.strays.values(), *(one.run for one in here))
-        again = tuple(run for run in runs if run.attempt.spec.restartable and not run.limit)
+        runs = (one.run for one in here if not one.run.limit and not one.run.flooding)
+        again = tuple(run for run in (*self.strays.values(), *runs) if run.attempt.spec.restartable)
         return (*again, *self.stray_remains.values())
 
     def restartable(self) -> dict[str, int]:
@@ -280,6 +303,7 @@ class Desk:
         attempt = self.starting.pop(job_id, None)
         if attempt is not None:
             self.running[job_id] = Run(attempt, pid, at, now)
+            self._watch(attempt)
 
     def unstarted(self, job_id: str, now: float) -> Attempt | None:
         """Take note that an attempt was not started."""
@@ -289,11 +313,15 @@ class Desk:
             self.forecast = self.forecast.ended(now, 0.0, None, 1.0)
         return attempt
 
-    def adopt(self, attempt: Attempt, status: Status, now: float, wall: float) -> None:
-        """Take note of a process that was found running."""
-        age = max(0.0, wall - (status.started or wall))
-        self.running[attempt.id] = Run(attempt, status.pid, status.started or wall, now - age)
+    def adopt(self, attempt: Attempt, status: Status, now: float, age: float) -> None:
+        """Take note of a process that was found running; ``age``: for so many seconds."""
+        self.running[attempt.id] = Run(attempt, status.pid, status.started or 0.0, now - age)
+        self._watch(attempt)
         self.forecast = self.forecast.adopted(now, age)
+
+    def _watch(self, attempt: Attempt) -> None:
+        if attempt.spec.time is not None or attempt.spec.output_limit is not None:
+            self._limited[attempt.id] = None
 
     def ended(self, job_id: str, status: Status, now: float) -> None:
         """Take note that the process of an attempt has ended, or that nobody knows how it did."""
@@ -352,7 +380,8 @@ class Desk:
 
         ``told``: why one may run again that was told to stop; ``limit``: why it may not.
         """
-        limit = limit or ending.exceeded(attempt, status)
+        # What was told to stop for another reason was not ended for its time.
+        limit = limit or ("" if told else ending.exceeded(attempt, status))
         over = ending.outcome(attempt, status, now, told=bool(told), limit=limit)
         who = self.asked.get(attempt.id) if told else None
         if who is not None:
@@ -432,9 +461,9 @@ class Desk:
         ]
         for run in self.limited():
             spec = run.attempt.spec
-            if spec.time is not None:
+            if spec.time is not None and self.undisturbed(run):
                 times.append(run.since + spec.time)
-            if spec.output_limit is not None:
+            if spec.output_limit is not None and not run.flooding:
                 times.append(now + OUTPUT_PAUSE)
         return times
 
@@ -457,7 +486,3 @@ class Desk:
             self.over,
             self.returning,
         )
-
-
-def _limits(spec: Spec) -> bool:
-    return spec.time is not None or spec.output_limit is not None

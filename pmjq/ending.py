@@ -48,11 +48,11 @@ def outcome(
     ``why``: the reason if it is lost.
     """
     state, reason = _judged(status, told=told)
-    limit = limit or exceeded(attempt, status)
     if state is State.LOST and why:
         reason = why
     elif limit and state in (State.FAILED, State.CANCELLED):
-        state, reason = State.FAILED, _limited(attempt.spec, limit)
+        reason = _limited(attempt.spec, limit)
+        return Over(attempt, status, State.FAILED, reason, since=now, limit=limit)
     return Over(attempt, status, state, reason, since=now)
 
 

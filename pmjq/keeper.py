@@ -169,7 +169,9 @@ class Keeper:
 
     def begin(self, order: Order, flags: int, tries: int) -> None:
         """Start one job; tell why if it did not start."""
-        key, path, argv, work, out, status, environment, nicer = order
+        # A daemon that is older than this file sends less.
+        key, path, argv, work, out, status, environment, *more = order
+        nicer = more[0] if more else 0
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, out, OUT, 0o666),

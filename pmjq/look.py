@@ -74,7 +74,9 @@ class Look:
         now = outside.now()
         self._hear(now)
         if desk.outage:
-            return View(now=now)
+            self._see_limits(now, files=False)
+            grace = outside.settings.grace
+            return View(now=now, intent=desk.intent, grace=grace, exceeding=desk.exceeding())
         if desk.doubtful:
             self._reload(now)
         if desk.doubts:
@@ -195,16 +197,20 @@ class Look:
             for job_id in leaders.keys() - self.outside.processes.left(leaders):
                 self.desk.gone(job_id, now)
 
-    def _see_limits(self, now: float) -> None:
-        """Look which jobs are over a limit of their own."""
-        written = now >= self._outputs_at
-        if written:
+    def _see_limits(self, now: float, *, files: bool = True) -> None:
+        """Look which jobs are over a limit of their own; not ``files``: the spool is away."""
+        files = files and now >= self._outputs_at
+        if files:
             self._outputs_at = now + OUTPUT_PAUSE
         for run in self.desk.limited():
             spec = run.attempt.spec
-            if spec.time is not None and now >= run.since + spec.time:
+            if (
+                spec.time is not None
+                and self.desk.undisturbed(run)
+                and now >= run.since + spec.time
+            ):
                 self.desk.exceed(run, plan.TIME)
-            elif spec.output_limit is not None and written:
+            elif spec.output_limit is not None and files and not run.flooding:
                 with contextlib.suppress(OSError):
                     stat = self.outside.spool.out_stat(run.attempt)
                     if stat is not None and stat.st_size > spec.output_limit:
@@ -294,7 +300,7 @@ class Look:
         elif status.pid and processes.adopt(key, status.pid, status.start):
             self._point(attempt)
             desk.resolved(attempt)
-            desk.adopt(attempt, status, now, self.outside.wall())
+            desk.adopt(attempt, status, now, processes.age(status.start))
         elif not status.pid and (found := processes.find(attempt.id)):
             self._adopt_found(attempt, found, now)
         elif kept or (not status.pid and now - doubt.since < STATUS_PATIENCE):
@@ -307,8 +313,9 @@ class Look:
         if self.outside.processes.adopt((attempt.id, attempt.attempt), pid, start):
             self._point(attempt)
             self.desk.resolved(attempt)
-            wall = self.outside.wall()
-            self.desk.adopt(attempt, Status(started=wall, pid=pid, start=start), now, wall)
+            age = self.outside.processes.age(start)
+            status = Status(started=self.outside.wall() - age, pid=pid, start=start)
+            self.desk.adopt(attempt, status, now, age)
 
     def _point(self, attempt: Attempt) -> None:
         """Have the path of an adopted directory job lead to where it is."""
@@ -322,7 +329,7 @@ class Look:
         desk.resolved(attempt)
         if doubt.told is not None:
             desk.finish(attempt, status, now, doubt.told)
-        elif attempt.spec.restartable:
+        elif attempt.spec.restartable and not ending.exceeded(attempt, status):
             reason = "was interrupted; it is restartable"
             if doubt.rebooted:
                 desk.returning[attempt.id] = Return(attempt, reason, stopped=True, status=status)

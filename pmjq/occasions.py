@@ -5,7 +5,7 @@ Pure: what was seen, and when, are arguments; times are seconds on a monotonic c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 BACKOFF = 600.0
 """Seconds before a hook is told again of a gate that stays closed; then twice as long each time."""
@@ -21,21 +21,20 @@ class Idle:
     _since: float | None = None
     _told: bool = False
 
-    def seen(self, now: float, *, idle: bool) -> bool:
-        """Tell whether the hook is due now."""
+    def see(self, now: float, *, idle: bool) -> None:
+        """Take note of how it is."""
         if not idle:
             self._since, self._told = None, False
-            return False
-        if self._since is None:
+        elif self._since is None:
             self._since = now
-        if self._told or now < self._since + self.after:
-            return False
-        self._told = True
-        return True
 
-    def next(self) -> float | None:
-        """Return when it will be due if nothing changes."""
+    def due(self) -> float | None:
+        """Return when it is to be told of if nothing changes."""
         return None if self._told or self._since is None else self._since + self.after
+
+    def tell(self, now: float) -> None:  # noqa: ARG002  # as another occasion takes it
+        """Take note that it has been told of."""
+        self._told = True
 
 
 @dataclass(slots=True)
@@ -49,23 +48,22 @@ class Kept:
     after: float
     _since: float | None = None
     _not_before: float = 0.0
-    _pause: float = field(default=0.0)
+    _pause: float = 0.0
 
-    def seen(self, now: float, *, kept: bool) -> bool:
-        """Tell whether the hook is due now."""
+    def see(self, now: float, *, kept: bool) -> None:
+        """Take note of how it is."""
         if not kept:
             self._since = None
-            return False
-        if self._since is None:
+        elif self._since is None:
             self._since = now
             if now >= self._not_before + self._pause:
                 self._pause = 0.0
-        if now < max(self._since + self.after, self._not_before):
-            return False
+
+    def due(self) -> float | None:
+        """Return when it is to be told of if nothing changes."""
+        return None if self._since is None else max(self._since + self.after, self._not_before)
+
+    def tell(self, now: float) -> None:
+        """Take note that it has been told of."""
         self._pause = min(LONGEST_BACKOFF, self._pause * 2 or BACKOFF)
         self._not_before = now + self._pause
-        return True
-
-    def next(self) -> float | None:
-        """Return when it will be due if nothing changes."""
-        return None if self._since is None else max(self._since + self.after, self._not_before)

@@ -14,6 +14,7 @@ from pmjq.lease import LEASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import datetime
 
     from pmjq.filing import Filing
     from pmjq.gates import Limits
@@ -56,6 +57,9 @@ class Runner(Protocol):
     def reports(self) -> list[Report]:
         """Return what has happened since the last call."""
 
+    def age(self, start: int) -> float:
+        """Return for how many seconds a process is there that started then, in ticks."""
+
     def adopt(self, key: Key, pid: int, start: int) -> bool:
         """Watch a process of an earlier life; False if it is gone."""
 
@@ -78,6 +82,7 @@ class Settings:
 
     ``poll``: seconds between two listings of the spool; None: as the file system needs it.
     ``cpus`` and ``memory`` (bytes) are what one job may have at most; None: not known.
+    ``hooks``: on which occasions this node calls one for the whole spool, and when it last did.
     """
 
     node: str
@@ -90,6 +95,7 @@ class Settings:
     cpus: int | None = None
     memory: int | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    hooks: Mapping[str, datetime | None] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

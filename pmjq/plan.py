@@ -61,7 +61,7 @@ class Over:
 
     How it went, why, whether its outcome is durable already, and since when we know. ``sure``: no
     process can start it any more. ``written``: its record, if somebody has written one that no
-    event tells of.
+    event tells of. ``limit``: which of its own limits it was ended for.
     """
 
     attempt: Attempt
@@ -72,6 +72,7 @@ class Over:
     since: float = 0.0
     sure: bool = False
     written: Record | None = None
+    limit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,8 @@ class Run:
     """An attempt that runs.
 
     ``since`` is on the monotonic clock; ``told``: when it was last told to stop. ``limit``: which
-    of its own limits it is over: TIME or OUTPUT.
+    of its own limits it is ended for: TIME or OUTPUT. ``flooding``: it has written more than it
+    may; ``killed``: it was told by KILL.
     """
 
     attempt: Attempt
@@ -88,6 +90,8 @@ class Run:
     since: float
     told: float | None = None
     limit: str = ""
+    flooding: bool = False
+    killed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,10 +278,7 @@ def plan(view: View) -> list[Action]:
     starts += _stops(view, view.unwanted)
     if view.intent is not Intent.KILL:
         starts += _stops(view, view.cancelling)
-        starts += _stops(view, tuple(run for run in view.exceeding if run.limit != OUTPUT))
-        # Whatever it still wrote would be too much.
-        flooding = tuple(run for run in view.exceeding if run.limit == OUTPUT)
-        starts += _stops(view, flooding, signal.SIGKILL)
+        starts += _stops(view, view.exceeding)
     claims = _claims(view)
     if view.now >= view.end_after and (claims or _worth_a_sync(view)):
         others += [End(over) for over in view.over]
@@ -372,20 +373,22 @@ def _cancelled(view: View, back: Return) -> list[Action]:
     return [End(Over(back.attempt, status, State.CANCELLED, reason, sure=back.stopped))]
 
 
-def _stops(view: View, running: tuple[Run, ...], number: int = signal.SIGTERM) -> list[Action]:
+def _stops(view: View, running: tuple[Run, ...]) -> list[Action]:
     """Return the signals to send: TERM first, KILL after the grace.
 
-    KILL is sent again where it was not enough.
+    KILL is sent again where it was not enough, and at once to what writes too much: whatever it
+    still wrote would be too much as well.
     """
-    first = tuple(run for run in running if run.told is None)
+    first = tuple(run for run in running if run.told is None and not run.flooding)
     late = tuple(
         run
         for run in running
-        if run.told is not None and view.now >= run.told + grace_of(run, view.grace)
+        if (run.flooding and not run.killed)
+        or (run.told is not None and view.now >= run.told + grace_of(run, view.grace))
     )
     stops: list[Action] = []
     if first:
-        stops.append(Stop(first, number))
+        stops.append(Stop(first, signal.SIGTERM))
     if late:
         stops.append(Stop(late, signal.SIGKILL))
     return stops

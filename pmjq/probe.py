@@ -103,6 +103,14 @@ def start_time(pid: int) -> int:
     return int(fields[START_FIELD])
 
 
+def age(start: int) -> float:
+    """Return for how many seconds a process is there that started then, in clock ticks since boot.
+
+    Whatever has been done to the time of day since.
+    """
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - start / os.sysconf("SC_CLK_TCK"))
+
+
 def alive(pid: int, start: int) -> bool:
     """Tell whether a process is still there: a pid alone may have been given to another."""
     return pid > 0 and start > 0 and start_time(pid) == start

@@ -251,6 +251,10 @@ class Processes:
         self._former = [keeper for keeper in self._former if keeper.poll() is None]
         return reports
 
+    def age(self, start: int) -> float:
+        """Return for how many seconds a process is there that started then, in ticks since boot."""
+        return probe.age(start)
+
     def adopt(self, key: Key, pid: int, start: int) -> bool:
         """Watch a process of an earlier life; False if it is gone."""
         try:

@@ -46,6 +46,7 @@ class Publisher:
         said = (
             *(verdict.open, verdict.reason, running, queued, str(turn.intent)),
             *(len(desk.filing), aside, self._outage(), desk.won, desk.contended),
+            *turn.outside.settings.hooks.values(),
         )
         if not force and said == self._last and now - self._published < 12 * EVERY:
             return
@@ -106,4 +107,5 @@ class Publisher:
             memory=settings.memory,
             archive=naming.shown(turn.filing.archive.done.path),
             errors=naming.shown(turn.filing.archive.failed.path),
+            hooks=dict(turn.outside.settings.hooks),
         )

@@ -15,7 +15,7 @@ import msgspec
 
 from pmjq import job
 from pmjq.job import Again, Spec, Status
-from pmjq.plan import Return
+from pmjq.plan import OUTPUT, Return
 from pmjq.state import State
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ def fate(over: Over) -> Over | Return:
     attempt = over.attempt
     retries = attempt.spec.retries
     if over.state is not State.FAILED or attempt.tries >= retries:
+        return over
+    if over.limit == OUTPUT:
+        # It would only do it again, into the same output.
         return over
     pause = backoff(attempt.spec, attempt.tries)
     following = f"retry {attempt.tries + 1} of {retries} in {pause:g} s"

@@ -1001,6 +1001,10 @@ class World:
             for status, line in unwritten:
                 self._write(keeper, status, line)
 
+    def age(self, process: Process) -> float:
+        """Return for how long a job has run."""
+        return self.clock.now() - process.ends + process.script.seconds
+
     def next_end(self) -> float:
         """Return when the next job ends."""
         return min((process.ends for process in self.running.values()), default=1e18)
@@ -1157,6 +1161,9 @@ class FakeProcesses:
     def reports(self) -> list[Report]:
         said, self.said = self.said, []
         return said
+
+    def age(self, start: int) -> float:
+        return self.world.age(self.world.running[start // 100])
 
     def adopt(self, key: Key, pid: int, start: int) -> bool:
         if pid not in self.world.running or start != pid * 100:

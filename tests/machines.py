@@ -441,6 +441,9 @@ class Box(World):
         else:
             self.end(process)
 
+    def age(self, process: Process) -> float:
+        return self.cluster.sim.now - process.ends + process.script.seconds
+
     def end(self, process: Process, code: int | None = None) -> None:
         job = self.cluster.jobs[int(process.name.removeprefix("job").split(".")[0])]
         if code == -15 and job.stubborn:
@@ -449,9 +452,8 @@ class Box(World):
             self.disk.create_in(process.work, left, b"left")
         del self.running[process.pid]
         self.cluster.job_ended(process, self)
-        lasted = self.cluster.sim.now - process.ends + process.script.seconds
         # Clocks of machines differ by half a percent.
-        late = code is not None and job.limit > 0 and lasted >= 0.99 * job.limit
+        late = code is not None and job.limit > 0 and self.age(process) >= 0.99 * job.limit
         job.ended += code is None or late
         status = process.script.code if code is None else code
         keeper = process.keeper

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from live import Live, eventually
+from pmjq import Queue
 from pmjq.cli import main
+from pmjq.spool import Spool
 
 
 def lines(path: Path) -> list[str]:
@@ -68,24 +70,55 @@ def test_on_limit(tmp_path: Path) -> None:
         assert lines(told) == ["limit 1 -j 0: no slots"]
 
 
-def test_once_per_spool(tmp_path: Path) -> None:
-    """Of several nodes one is told."""
-    told, spool = tmp_path / "told", tmp_path / "spool"
+def _three(tmp_path: Path, *options: str) -> list[Live]:
+    """Return three nodes that share a spool, and take no jobs."""
+    spool = tmp_path / "spool"
     spool.mkdir()
-    command = f'echo "$PMJQ_NODE" >>{told}'
-    options = ("--on-limit", command, "--limit-after", "2", "--once-per-spool", "-j", "0")
-    nodes = [
-        Live(tmp_path / name, "--node", name, "--lease", "2", *options, spool=spool)
+    return [
+        Live(tmp_path / name, "--node", name, "--lease", "2", *options, "-j", "0", spool=spool)
         for name in ("a", "b", "c")
     ]
+
+
+def test_once_per_spool(tmp_path: Path) -> None:
+    """Of several nodes that would call it the first one does, though others come before it."""
+    told = tmp_path / "told"
+    words = ("--on-limit", f'echo "$PMJQ_NODE" >>{told}', "--limit-after", "1", "--once-per-spool")
+    nodes = _three(tmp_path, *words)
+    nodes[0].options = ("--node", "a", "--lease", "2", "-j", "0")
     try:
         for node in nodes:
             node.start()
         nodes[0].drop("kept")
         eventually(lambda: lines(told))
-        for node in nodes:
+        records = Queue(nodes[0].spool).opened()
+        eventually(lambda: any(_called(records, token) for token in records.tokens()))
+        nodes[2].said("daemon.started")
+        for node in reversed(nodes):
             assert node.stop() == 0
-        assert lines(told) == ["a"]
+        assert lines(told) == ["b"]
+    finally:
+        for node in nodes:
+            node.close()
+
+
+def _called(spool: Spool, token: str) -> bool:
+    life = spool.life(token)
+    return life is not None and any(life.hooks.values())
+
+
+def test_once_per_spool_of_a_node_that_is_killed(tmp_path: Path) -> None:
+    """The next one calls it."""
+    told = tmp_path / "told"
+    words = ("--on-limit", f'echo "$PMJQ_NODE" >>{told}', "--limit-after", "3", "--once-per-spool")
+    nodes = _three(tmp_path, *words)
+    try:
+        for node in nodes:
+            node.start()
+        nodes[0].drop("kept")
+        nodes[0].kill()
+        eventually(lambda: lines(told), within=30)
+        assert lines(told) == ["b"]
     finally:
         for node in nodes:
             node.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from live import Filed, Live, eventually
+from pmjq import Queue
 from pmjq.act import THREADS
 from pmjq.state import State
 
@@ -85,12 +86,10 @@ def test_time_of_each_try(live: Live) -> None:
 
 def test_cancelled_when_its_time_is_over(live: Live) -> None:
     """Who asked for its end is named, whatever its time."""
-    from pmjq import Queue  # noqa: PLC0415
-
-    job(live, "asked", "time=1 grace=2", f"trap '' TERM\n{BUSY}")
-    eventually(lambda: live.runs("asked"))
-    Queue(live.spool).cancel("asked")
-    assert live.ended("asked").record.state is State.CANCELLED
+    job(live, "both", "time=1 grace=2", f"trap '' TERM\n{BUSY}")
+    eventually(lambda: live.runs("both"))
+    Queue(live.spool).cancel("both")
+    assert live.ended("both").record.state is State.CANCELLED
 
 
 def test_time_goes_on_without_a_daemon(tmp_path: Path) -> None:
@@ -145,6 +144,70 @@ def test_output_limit_of_a_restartable_one(live: Live) -> None:
     """It would only do it again."""
     job(live, "refloods", "output-limit=1K restartable", f"head -c 2000 /dev/zero\n{BUSY}")
     ended(live, "refloods", "ended, since it wrote more than its output-limit of 1024 bytes")
+
+
+FLOOD = "while :; do head -c 20000 /dev/zero; sleep 0.02; done"
+
+
+def test_output_limit_when_its_time_is_over(live: Live) -> None:
+    """Nor may it write too much in its grace."""
+    job(live, "late", "time=0.5 grace=60 output-limit=100K", f"trap '{FLOOD}' TERM\n{BUSY}")
+    filed = ended(live, "late", "ended, since its time of 0.5 s was over")
+    assert filed.record.signal == signal.SIGKILL
+
+
+def test_output_limit_when_it_is_cancelled(live: Live) -> None:
+    """It is killed before its grace is over, and cancelled is what it is."""
+    job(live, "asked", "grace=60 output-limit=100K", f"trap '{FLOOD}' TERM\n{BUSY}")
+    eventually(lambda: live.runs("asked"))
+    Queue(live.spool).cancel("asked")
+    filed = live.ended("asked")
+    assert (filed.record.state, filed.record.signal) == (State.CANCELLED, signal.SIGKILL)
+
+
+def test_output_limit_and_retries(live: Live) -> None:
+    """It would only do it again."""
+    job(live, "tries again", "output-limit=1K retries=3", f"head -c 2000 /dev/zero\n{BUSY}")
+    assert not ended(live, "tries again", "ended, since it wrote more").record.earlier
+
+
+# --- limits, and other ends
+
+
+def test_time_that_is_over_while_the_daemon_stops(tmp_path: Path) -> None:
+    """A restartable job that was told to stop is to run again, however long it took to end."""
+    with Live(tmp_path, "-j", "2", "--on-stop", "kill", "--grace", "2") as live:
+        job(live, "stops", "time=1.5 restartable", f"trap '' TERM\n{BUSY}")
+        eventually(lambda: live.runs("stops"))
+        assert live.stop() == 0
+        assert (live.spool / "stops").exists()
+
+
+def test_time_while_the_spool_is_away(tmp_path: Path) -> None:
+    """It is over nevertheless."""
+    with Live(tmp_path, "-j", "2") as live:
+        job(live, "away", "time=1.5", BUSY)
+        eventually(lambda: live.runs("away"))
+        live.spool.rename(tmp_path / "moved")
+        live.said("spool.missing")
+        eventually(lambda: not live.jobs())
+        (tmp_path / "moved").rename(live.spool)
+        ended(live, "away", "ended, since its time of 1.5 s was over")
+
+
+def test_clock_that_is_set_while_the_daemon_is_down(tmp_path: Path) -> None:
+    """For how long a job has run is told by the kernel, not by the time of day."""
+    with Live(tmp_path, "-j", "2") as live:
+        gate = live.gate("end")
+        job(live, "young", "time=30m", f"{gate.wait}exit 0\n")
+        eventually(lambda: live.runs("young"))
+        live.kill()
+        (status,) = live.spool.glob(".pmjq/job/*/status.1")
+        started, pid, start, at, rest = status.read_text().split(" ", 4)
+        status.write_text(f"{started} {pid} {start} {float(at) - 3600:.6f} {rest}")
+        live.start()
+        gate.open()
+        assert live.ended("young").record.state is State.DONE
 
 
 # --- what it is told, and given

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import marshal
 import os
 import resource
 import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -108,6 +110,19 @@ def test_line_moves_up_as_jobs_end(jobs: Jobs) -> None:
     jobs.end("c", "d")
     eventually(lambda: len(jobs.hear()) == 8)
     assert [jobs.began(name) for name in "abcd"] == [1, 1, 1, 1]
+
+
+def test_order_of_an_older_daemon(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keeper is started from the file as it is then, which an upgrade may have replaced."""
+    dumps = marshal.dumps
+
+    def dumped(message: tuple[Any, ...]) -> bytes:
+        most, recall, now, *rest = message
+        return dumps((most, recall, [each[:7] for each in now], *rest))
+
+    monkeypatch.setattr(marshal, "dumps", dumped)
+    jobs.processes.start([jobs.order("a")], [], 1)
+    heard(jobs, "a started")
 
 
 def test_line_fills_what_may_run(jobs: Jobs) -> None:
