@@ -312,7 +312,7 @@ def _said(words: list[bytes]) -> dict[str, Any]:
         case [b"exit", code, at, user, system, rss, *_]:
             usage = Usage(float(user), float(system), int(rss))
             return {"code": int(code), "ended": _time(at), "usage": usage}
-        case [b"told"]:
+        case [b"told"] | [b"told", b"-", *_]:
             return {"told": True}
         case [b"told", limit, *_]:
             return {"told": True, "limit": limit.decode("ascii", "replace")}

@@ -148,10 +148,11 @@ class Keeper:
             return
         # From the daemon that started this process.
         self.most, recall, now, line, told, heart = marshal.loads(message)  # noqa: S302
-        limits = {tuple(each[:2]): each[2:] for each in told}
+        # A daemon that is older than this file names no limits.
+        limits = {tuple(each[:2]): "".join(each[2:]) or "-" for each in told}
         for key, status in list(self.jobs.values()):
             if key in limits:
-                self.write(status, " ".join(("told", *filter(None, limits[key]))) + "\n")
+                self.write(status, f"told {limits[key]}\n")
         if heart:
             self.beat, self.count, self.every, self.others = heart
         if recall:

@@ -112,11 +112,13 @@ def test_every_log_event_is_described_and_no_other() -> None:
     assert set(items(section(COMMAND, "LOG"), "Cm")) == expected
 
 
-def test_every_variable_of_a_job_is_described() -> None:
+def test_every_variable_of_a_job_and_of_a_hook_is_described() -> None:
     """The PMJQ_ variables that the code sets are those that the page lists."""
-    expected = set(re.findall(r'"(PMJQ_[A-Z]+)":', SOURCE))
-    found = items(section(COMMAND, "HOW A JOB RUNS"), "Ev")
-    assert {name for name in found if name.startswith("PMJQ_")} == expected
+    for module, title in (("act", "HOW A JOB RUNS"), ("calling", "HOOKS")):
+        source = (ROOT / f"pmjq/{module}.py").read_text()
+        expected = set(re.findall(r'"(PMJQ_[A-Z_]+)":', source))
+        found = items(section(COMMAND, title), "Ev")
+        assert {name for name in found if name.startswith("PMJQ_")} == expected
 
 
 def states(found: frozenset[State] | None) -> str:

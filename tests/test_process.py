@@ -246,7 +246,7 @@ def test_thousands_are_told_to_stop(jobs: Jobs) -> None:
     jobs.end("b")
     eventually(lambda: len(jobs.hear()) == 4)
     assert set(jobs.hear()[2:]) == {"a ended -15", "b ended 0"}
-    told = ["\ntold\n" in (jobs.root / name / "status.1").read_text() for name in "ab"]
+    told = ["\ntold -\n" in (jobs.root / name / "status.1").read_text() for name in "ab"]
     assert told == [True, False]
 
 
