@@ -209,6 +209,18 @@ class _Number(click.FloatRange):
         "[default: the usable CPUs; with -C: no fixed number]"
     ),
 )
+@click.option(
+    "--cpus",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="CPUs that jobs have together. [default: the usable ones, or as many as -j]",
+)
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    default="",
+    help="Memory that jobs have together, of what they ask for. [default: all]",
+)
 @click.option("--node", metavar="NAME", help="Name of this node. [default: the host name]")
 @click.option(
     "--settle",
@@ -340,9 +352,23 @@ def daemon(spool: str, **options: Any) -> int:  # noqa: ANN401  # as click hands
             lease=options["lease"],
             poll=options["poll"],
             commands=_commands(options),
+            cpus=options["cpus"],
+            memory=_memory(options["memory"]),
         ),
         Log(options["style"]),
     ).run()
+
+
+def _memory(text: str) -> int | None:
+    """Return bytes; UsageError if the text is no size."""
+    from pmjq import keys
+
+    if not text:
+        return None
+    try:
+        return keys.size(text)
+    except ValueError as error:
+        raise UsageError(f"--memory {text}: {error}") from error
 
 
 def _commands(options: dict[str, Any]) -> Commands:

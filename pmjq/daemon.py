@@ -31,6 +31,7 @@ from pmjq.lease import LEASE, Heart
 from pmjq.lives import GUARDS, Ground, Lives
 from pmjq.node import Machine
 from pmjq.outside import Settings
+from pmjq.packing import Capacity
 from pmjq.plan import Intent
 from pmjq.process import Processes
 from pmjq.publish import Publisher
@@ -79,6 +80,8 @@ class Options:
     lease: float = LEASE
     poll: float | None = None
     commands: Commands = field(default_factory=Commands)
+    cpus: int | None = None
+    memory: int | None = None
 
 
 class Daemon:
@@ -144,10 +147,16 @@ class Daemon:
         return FAILED if failed or (self.options.once and self.turn.desk.filing) else 0
 
     def _ground(self) -> Ground:
-        options = self.options
+        options, slots = self.options, self.options.limits.slots
+        cpus = options.cpus or probe.usable_cpus()
+        memory = options.memory or probe.memory()
+        together = options.cpus or max(cpus, slots or 0)
+        # Where only the load average decides, it sees what they use.
+        by_load = slots is None and options.cpus is None
         settings = Settings(
-            cpus=probe.usable_cpus(),
-            memory=probe.memory(),
+            cpus=cpus,
+            memory=memory,
+            capacity=Capacity(together, memory, usual=0 if by_load else 1),
             node=options.node,
             machine=self.machine,
             limits=options.limits,

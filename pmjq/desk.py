@@ -14,10 +14,11 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pmjq import ending, plan, retries
+from pmjq import ending, packing, plan, retries
 from pmjq.backlog import Backlog
 from pmjq.gates import OPEN, Contention, Forecast
 from pmjq.job import Status
+from pmjq.packing import Capacity, Packing
 from pmjq.plan import Claimed, Intent, Over, Return, Run
 from pmjq.state import State
 
@@ -79,8 +80,11 @@ class Remains:
 class Desk:
     """The attempts in hand, by id."""
 
-    def __init__(self, rules: Rules) -> None:
-        """Start with nothing in hand; ``rules`` say which entries of the spool are jobs."""
+    def __init__(self, rules: Rules, capacity: Capacity | None = None) -> None:
+        """Start with nothing in hand; ``rules`` say which entries of the spool are jobs.
+
+        ``capacity``: what the node has for jobs.
+        """
         self.backlog = Backlog(rules)
         self.nudges: deque[str | None] = deque()
         self.intent = Intent.RUN
@@ -98,6 +102,7 @@ class Desk:
         self.stray_remains: dict[str, Run] = {}
         self.silenced: set[str] = set()
         self._limited: dict[str, None] = {}
+        self.packing = Packing(capacity or Capacity())
         self.asked: dict[str, str] = {}
         self.drained = ""
         self.back: set[str] = set()
@@ -132,6 +137,30 @@ class Desk:
         """Return how many slots are taken: what runs, is about to, or may."""
         known = self.executing() + self.allowed() + len(self.remains)
         return known + len(self.doubts) + len(self.strays) + len(self.stray_remains)
+
+    def pack(self, now: float) -> None:
+        """Begin to place jobs beside those that are in hand."""
+        self.packing.begin(self._held(), now, self._holds)
+
+    def packed(self) -> bool:
+        """Tell whether any job in hand asks for CPUs or memory."""
+        return self.packing.asking(self._holds)
+
+    def making_room(self, now: float) -> list[str]:
+        """Return the names of jobs that did not fit, and may do so by now."""
+        return self.packing.woken(self._held(), now, self._holds)
+
+    def _held(self) -> int:
+        """Return how many jobs hold what they ask for."""
+        return self.busy() - self.allowed() + len(self.line) + len(self.claimed)
+
+    def _holds(self, job_id: str) -> bool:
+        held = (self.claimed, self.line, self.starting, self.running, self.remains, self.doubts)
+        return any(job_id in place for place in (*held, self.strays, self.stray_remains))
+
+    def _cpus(self, attempt: Attempt) -> int:
+        """Return on how many CPUs a job stands, as far as the forecast knows: at least one."""
+        return max(1, packing.needs(attempt.spec, self.packing.capacity).cpus)
 
     def executing(self) -> int:
         """Return how many jobs run, or are on their way to."""
@@ -246,6 +275,7 @@ class Desk:
                 self.strays[job_id] = run
         self.strays = {**old.strays, **self.strays}
         self.stray_remains = old.stray_remains
+        self.packing.inherit(old.packing)
 
     def silence(self, job_ids: set[str]) -> None:
         """Take note that jobs were told to stop since this node's heartbeat does not get through.
@@ -288,6 +318,7 @@ class Desk:
     def claim(self, attempt: Attempt, now: float | None = None) -> None:
         """Take note of a claim; ``now``: one made just now, None: one that was found."""
         self.claimed[attempt.id] = Claimed(attempt, now)
+        self.packing.hold(attempt.id, attempt.spec)
 
     def launch(self, attempt: Attempt, now: float) -> None:
         """Take note that the keeper was told to start an attempt."""
@@ -295,7 +326,7 @@ class Desk:
         self.line.pop(attempt.id, None)
         self.recalled = self.recalled and bool(self.line)
         self.starting[attempt.id] = attempt
-        self.forecast = self.forecast.started(now)
+        self.forecast = self.forecast.started(now, self._cpus(attempt))
 
     def started(self, job_id: str, pid: int, at: float, now: float) -> None:
         """Take note that an attempt runs."""
@@ -310,14 +341,15 @@ class Desk:
         self.come_to(job_id, now)
         attempt = self.starting.pop(job_id, None)
         if attempt is not None:
-            self.forecast = self.forecast.ended(now, 0.0, None, 1.0)
+            self.forecast = self.forecast.ended(now, 0.0, None, 1.0, self._cpus(attempt))
         return attempt
 
     def adopt(self, attempt: Attempt, status: Status, now: float, age: float) -> None:
         """Take note of a process that was found running; ``age``: for so many seconds."""
         self.running[attempt.id] = Run(attempt, status.pid, status.started or 0.0, now - age)
+        self.packing.hold(attempt.id, attempt.spec)
         self._watch(attempt)
-        self.forecast = self.forecast.adopted(now, age)
+        self.forecast = self.forecast.adopted(now, age, self._cpus(attempt))
 
     def _watch(self, attempt: Attempt) -> None:
         if attempt.spec.time is not None or attempt.spec.output_limit is not None:
@@ -340,7 +372,8 @@ class Desk:
             self._ends.append(now)
         usage = status.usage
         cpu = usage.user_cpu + usage.system_cpu if usage else None
-        self.forecast = self.forecast.ended(now, duration, cpu, self.contention.factor)
+        factor, cpus = self.contention.factor, self._cpus(attempt)
+        self.forecast = self.forecast.ended(now, duration, cpu, factor, cpus)
         told = run if run is not None and run.told is not None else None
         self.finish(attempt, status, now, told)
 
@@ -416,7 +449,7 @@ class Desk:
         if attempt is None:
             return
         duration = now - run.since if run else 0.0
-        self.forecast = self.forecast.ended(now, duration, None, 1.0)
+        self.forecast = self.forecast.ended(now, duration, None, 1.0, self._cpus(attempt))
         told = run if run is not None and run.told is not None else None
         self.doubts[job_id] = Doubt(attempt, now, now, told=told)
 
@@ -455,6 +488,9 @@ class Desk:
             times.append(now + SOON)
         if self.hesitates:
             times.append(now + HESITATION)
+        room_kept = self.packing.next(now)
+        if room_kept is not None:
+            times.append(room_kept)
         times += [
             (run.told or now) + plan.grace_of(run, grace)
             for run in (*self.unwanted(), *self.cancelling(), *self.exceeding())
@@ -469,8 +505,11 @@ class Desk:
 
     def drop(self, job_id: str) -> None:
         """Forget an attempt that is another's now."""
-        if job_id in self.running or job_id in self.starting:
-            self.forecast = self.forecast.ended(self.forecast.at, 0.0, None, 1.0)
+        run = self.running.get(job_id)
+        attempt = run.attempt if run else self.starting.get(job_id)
+        if attempt is not None:
+            cpus = self._cpus(attempt)
+            self.forecast = self.forecast.ended(self.forecast.at, 0.0, None, 1.0, cpus)
         for place in self._places():
             place.pop(job_id, None)
         self.recalled = self.recalled and bool(self.line)

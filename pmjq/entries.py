@@ -17,6 +17,7 @@ from pmjq.examination import Examination
 from pmjq.gates import Verdict
 from pmjq.lease import CLAIMING
 from pmjq.naming import OWN
+from pmjq.packing import MOST_WAITING
 from pmjq.plan import Candidate, Intent
 from pmjq.ready import Kind
 
@@ -145,7 +146,7 @@ class Entries:
             stat = self._still_bad(name, now)
             if stat is not None:
                 found.append(Candidate(name, stat, Refusal(reason)))
-        self._examination.begin()
+        self._examination.begin(now)
         taken: list[str] = []
         try:
             self._take(found, taken, wanted, now)
@@ -163,7 +164,10 @@ class Entries:
         spare: list[str] = []
         nodes = 1 + len(self.desk.living)
         window = WINDOW * nodes
-        while wanted > 0 and len(taken) < window and (names := backlog.take(wanted * nodes)):
+        while wanted > 0 and len(taken) < window and len(self.desk.packing) < MOST_WAITING:
+            names = backlog.take(wanted * nodes)
+            if not names:
+                break
             taken += names
             own, others = self._mine(names, nodes, now) if nodes > 1 else (names, [])
             left += set(names).difference(own, others)

@@ -53,20 +53,25 @@ class Examination:
         self._back: frozenset[str] | None = None
         self._heard_at = 0.0
 
-    def begin(self) -> None:
-        """Look anew at which jobs are back in the queue, when that is asked for next."""
+    def begin(self, now: float) -> None:
+        """Begin to examine; which jobs are back in the queue is looked at anew if that is asked."""
         self._back = None
+        self.desk.pack(now)
 
     def woken(self, now: float) -> set[str]:
-        """Return what waited for others of which one has ended."""
+        """Return what waited for others of which one has ended, and what waited for room."""
+        backlog, packing = self.desk.backlog, self.desk.packing
+        if len(packing):
+            packing.forget(backlog.__contains__)
+        fitting = set(self.desk.making_room(now))
         if now < self._heard_at:
-            return set()
+            return fitting
         self._heard_at = now + (0.0 if self.outside.spool.local else HEAR)
         try:
-            return self._outcomes.woken()
+            return fitting | self._outcomes.woken()
         except OSError:
             # They are looked at again after a while.
-            return set()
+            return fitting
 
     def candidate(self, name: str, now: float) -> Candidate | None:
         """Open and examine an entry at the head of the queue.
@@ -84,6 +89,10 @@ class Examination:
             return None
         age = backlog.age(name, look.stat, now, look.inside)
         found = self._settled(name, look, age) or self._asking(name, look, age)
+        if isinstance(found, Candidate) and isinstance(found.verdict, Spec):
+            reason = self.desk.packing.place(name, found.verdict, now)
+            if reason:
+                found = Standing(Kind.DEFERRED, reason, LONGEST_DEFERRED)
         if isinstance(found, Standing):
             backlog.put_aside(name, look.stat, found, now)
             return None

@@ -88,7 +88,8 @@ class Look:
         self._entries.refresh(now)
         room = self._room(now)
         replace = room > 0 or self._replaceable(now)
-        ahead = desk.ahead(now) if replace and not desk.recalled else 0
+        # What is claimed ahead holds what it asks for before anything has come free.
+        ahead = desk.ahead(now) if replace and not desk.recalled and not desk.packed() else 0
         waiting = (*desk.line.values(), *desk.claimed.values())
         wanted = plan.wanted(room + desk.allowed(), ahead, waiting)
         # Who is cut off changes nothing: it may have been buried, and be about to find that out.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pmjq import naming
 from pmjq.lease import LEASE
+from pmjq.packing import Capacity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -82,6 +83,7 @@ class Settings:
 
     ``poll``: seconds between two listings of the spool; None: as the file system needs it.
     ``cpus`` and ``memory`` (bytes) are what one job may have at most; None: not known.
+    ``capacity`` is what all have together.
     ``hooks``: on which occasions this node calls one for the whole spool, and when it last did.
     """
 
@@ -94,6 +96,7 @@ class Settings:
     poll: float | None = None
     cpus: int | None = None
     memory: int | None = None
+    capacity: Capacity = field(default_factory=Capacity)
     environment: dict[str, str] = field(default_factory=dict)
     hooks: Mapping[str, datetime | None] = field(default_factory=dict)
 

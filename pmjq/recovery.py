@@ -338,6 +338,7 @@ def _put(spool: Spool, desk: Desk, ids: list[str], now: float, life: Former) -> 
                 desk.returning[job_id] = Return(attempt, reason)
                 continue
             desk.doubts[job_id] = Doubt(attempt, now, now, rebooted=rebooted, reason=life.reason)
+            desk.packing.hold(job_id, attempt.spec)
 
 
 def _not_ours(spool: Spool, desk: Desk, attempt: Attempt) -> str:

@@ -41,7 +41,7 @@ class Turn:
     def __init__(self, outside: Outside) -> None:
         """Take the outside things; ``begin`` touches the spool."""
         self.outside = outside
-        self.desk = Desk(outside.settings.rules)
+        self.desk = Desk(outside.settings.rules, outside.settings.capacity)
         self._silence = Silence(outside.spool, outside.settings.lease, outside.now)
         self._given_up: set[str] = set()
         self._contended = 0

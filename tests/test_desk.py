@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pmjq import plan
-from pmjq.desk import JUST_NOW, MOST_AHEAD, REMAINS_PAUSE, SHORT, Desk, Doubt, Remains
+from pmjq.desk import JUST_NOW, MOST_AHEAD, OUTPUT_PAUSE, REMAINS_PAUSE, SHORT, Desk, Doubt, Remains
 from pmjq.gates import Verdict
 from pmjq.job import Spec, Status, Usage
 from pmjq.plan import Claimed, Intent, Over, Return, Run
@@ -188,6 +188,84 @@ def test_ended_without_usage_teaches_nothing(desk: Desk) -> None:
     """A job whose status was lost was like the others."""
     running(desk).ended("a", Status(code=None), 20.0)
     assert (desk.forecast.ends, desk.forecast.share) == (0, 1.0)
+
+
+# --- limits of its own
+
+LIMITED = attempt(id="a", spec=Spec(time=60.0, output_limit=1000, restartable=True))
+
+
+def limited(desk: Desk, **how: object) -> Run:
+    """Return a job with limits that runs since the second 10, told or over one of them."""
+    desk.launch(LIMITED, 9.5)
+    desk.started("a", 7, 1000.0, 10.0)
+    desk.running["a"] = replace(desk.running["a"], **how)  # type: ignore[arg-type]  # its fields
+    return desk.running["a"]
+
+
+def test_only_what_has_limits_is_watched(desk: Desk) -> None:
+    """However many others run; and no longer than it is here."""
+    running(desk)
+    assert desk.limited() == []
+    desk.drop("a")
+    run = limited(desk)
+    assert desk.limited() == [run]
+    assert desk.deadlines(12.0, GRACE)[1:] == [70.0, 12.0 + OUTPUT_PAUSE]
+    desk.ended("a", Status(started=1000.0, code=0), 12.0)
+    assert desk.limited() == []
+
+
+def test_what_is_adopted_is_watched(desk: Desk) -> None:
+    """Since when it has run is what counts."""
+    desk.adopt(LIMITED, Status(started=940.0, pid=7), now=100.0, age=50.0)
+    assert desk.deadlines(100.0, GRACE)[1] == 110.0
+
+
+def test_over_its_time(desk: Desk) -> None:
+    """It is ended for that, and does not run again."""
+    desk.exceed(limited(desk), plan.TIME)
+    (run,) = desk.exceeding()
+    assert (run.limit, run.flooding) == (plan.TIME, False)
+    desk.tell(run, 70.0)
+    desk.ended("a", Status(started=1000.0, ended=1061.0, code=-15), 71.0)
+    assert desk.unwanted() == ()
+    desk.gone("a", 72.0)
+    assert (places(desk), desk.over["a"].limit) == (["over"], plan.TIME)
+
+
+@pytest.mark.parametrize("why", ["told", "asked", "silenced"])
+def test_over_its_time_when_it_is_to_end_anyway(desk: Desk, why: str) -> None:
+    """Who ends for another reason does not end for that, and may run again."""
+    run = limited(desk, told=11.0 if why == "told" else None)
+    if why == "asked":
+        desk.asked["a"] = "ann"
+    elif why == "silenced":
+        desk.silence({"a"})
+    assert not desk.undisturbed(run)
+    desk.exceed(run, plan.TIME)
+    assert desk.running["a"].limit == ""
+    desk.ended("a", Status(started=1000.0, ended=1061.0, code=-15, told=True), 71.0)
+    if why != "asked":
+        desk.gone("a", 72.0)
+        assert places(desk) == ["returning"]
+
+
+def test_writing_too_much_when_it_is_to_end_anyway(desk: Desk) -> None:
+    """It is killed at once nevertheless, and still ends for the other reason."""
+    desk.exceed(limited(desk, told=11.0), plan.OUTPUT)
+    (run,) = desk.exceeding()
+    assert (run.limit, run.flooding) == ("", True)
+    desk.tell(run, 12.0, killed=True)
+    assert desk.running["a"].killed
+    desk.ended("a", Status(started=1000.0, code=-9), 12.5)
+    desk.gone("a", 13.0)
+    assert places(desk) == ["returning"]
+
+
+def test_stray_that_is_over_its_time_is_unwanted(desk: Desk) -> None:
+    """Another node runs the job by now, for whatever reason this one was ending it."""
+    desk.strays["a"] = Run(LIMITED, 7, 0.0, 0.0, told=1.0, limit=plan.TIME)
+    assert len(desk.unwanted()) == 1
 
 
 # --- told to stop

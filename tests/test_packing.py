@@ -1,0 +1,217 @@
+"""The rules of what fits beside what: sums, turns, and nobody who waits for ever."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from pmjq.job import Spec
+from pmjq.keys import ALL_CPUS
+from pmjq.packing import PATIENCE, Capacity, Held, Needs, Packing, held, lacking, needs
+
+NODE = Capacity(cpus=4, memory=1000)
+
+
+def spec(cpus: int | None = None, memory: int | None = None) -> Spec:
+    """Return what a job asks for."""
+    return Spec(cpus=cpus, memory=memory)
+
+
+class Node:
+    """A node that takes what fits, in order; jobs hold what they ask for until they are ended."""
+
+    def __init__(self, capacity: Capacity = NODE) -> None:
+        self.packing = Packing(capacity)
+        self.running: dict[str, Needs] = {}
+        self.now = 0.0
+
+    def come(self, name: str, wanted: Spec) -> str:
+        """Look at a job; return why it is not started."""
+        self.packing.begin(len(self.running), self.now, self.running.__contains__)
+        reason = self.packing.place(name, wanted, self.now)
+        if not reason:
+            self.packing.hold(name, wanted)
+            self.running[name] = needs(wanted, self.packing.capacity)
+            total = held(self.running.values())
+            if all(each == needs(spec(), self.packing.capacity) for each in self.running.values()):
+                # That is for the slots to see to.
+                return reason
+            assert total.cpus <= (self.packing.capacity.cpus or total.cpus)
+            assert total.memory <= (self.packing.capacity.memory or total.memory)
+            assert not total.alone or len(self.running) == 1
+        return reason
+
+    def end(self, name: str) -> list[str]:
+        """End a job; return who may fit now."""
+        del self.running[name]
+        return self.woken()
+
+    def woken(self) -> list[str]:
+        """Return who may fit now."""
+        return self.packing.woken(len(self.running), self.now, self.running.__contains__)
+
+
+@pytest.fixture
+def node() -> Node:
+    """Return a node with four CPUs and a thousand bytes."""
+    return Node()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "taken", "reason"),
+    [
+        (Needs(4), Held(), ""),
+        (Needs(1), Held(3, 3), ""),
+        (Needs(2), Held(3, 3), "needs 2 CPUs, and 1 of 4 are free"),
+        (Needs(1), Held(5, 5), "needs 1 CPUs, and 0 of 4 are free"),
+        (Needs(0), Held(5, 5), ""),
+        (Needs(1, 600), Held(1, 1, 400), ""),
+        (Needs(1, 601), Held(1, 1, 400), "needs 601 B of memory, and 600 B of 1 kB are free"),
+        (Needs(1, 0), Held(1, 1, 2000), ""),
+        (Needs(4, 0, alone=True), Held(), ""),
+        (Needs(4, 0, alone=True), Held(1), "needs all CPUs, and other jobs run (cpus=all): 1"),
+        (Needs(0), Held(1, 4, alone=True), "another job has all CPUs (cpus=all)"),
+    ],
+)
+def test_lacking(wanted: Needs, taken: Held, reason: str) -> None:
+    """A job fits, or what it lacks is told with what there is."""
+    assert lacking(wanted, taken, NODE) == reason
+
+
+def test_what_nobody_knows_is_not_added_up() -> None:
+    """Then nothing is refused for it."""
+    assert lacking(Needs(100, 10**12), Held(9, 9, 9), Capacity()) == ""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "usual", "expected"),
+    [
+        (spec(), 1, Needs(1)),
+        (spec(), 0, Needs(0)),
+        (spec(3, 10), 1, Needs(3, 10)),
+        (spec(None, 10), 0, Needs(0, 10)),
+        (spec(ALL_CPUS), 1, Needs(4, 0, alone=True)),
+    ],
+)
+def test_needs(wanted: Spec, usual: int, expected: Needs) -> None:
+    """A job that does not say has a CPU where slots are counted."""
+    assert needs(wanted, Capacity(4, 1000, usual)) == expected
+
+
+def test_jobs_that_ask_for_nothing_are_left_to_the_slots(node: Node) -> None:
+    """However many there are."""
+    assert [node.come(f"j{number}", spec()) for number in range(100)] == [""] * 100
+    assert not len(node.packing)
+
+
+def test_side_by_side(node: Node) -> None:
+    """Jobs of several CPUs and of one share the node, and the sum is what it has."""
+    assert node.come("three", spec(3)) == ""
+    assert node.come("two", spec(2)) == "needs 2 CPUs, and 1 of 4 are free"
+    assert node.come("one", spec()) == ""
+    assert node.come("none", spec()) == "needs 1 CPUs, and 0 of 4 are free"
+    assert node.woken() == []
+    assert node.end("three") == ["two", "none"]
+    assert [node.come(name, spec(cpus)) for name, cpus in (("two", 2), ("none", None))] == ["", ""]
+
+
+def test_several_that_are_placed_together(node: Node) -> None:
+    """What was placed counts before it is claimed."""
+    node.packing.begin(0, 0.0, node.running.__contains__)
+    reasons = [node.packing.place(f"j{number}", spec(2), 0.0) for number in range(3)]
+    assert reasons == ["", "", "needs 2 CPUs, and 0 of 4 are free"]
+
+
+def test_smaller_ones_pass_for_a_while(node: Node) -> None:
+    """Then the node becomes free for the one that has waited, and only then do others start."""
+    node.come("small0", spec())
+    assert node.come("big", spec(4)) != ""
+    for number in range(1, 4):
+        assert node.come(f"small{number}", spec()) == ""
+    node.end("small0")
+    assert node.come("small4", spec()) == ""
+    assert node.packing.next(node.now) == PATIENCE
+    node.now = PATIENCE
+    assert node.packing.next(node.now) is None
+    node.end("small1")
+    assert node.come("small5", spec()) == "room is kept for big, which has waited for long"
+    assert node.end("small2") == node.end("small3") == []
+    assert node.end("small4") == ["big"]
+    assert node.come("big", spec(4)) == ""
+    assert node.come("small5", spec()) == "needs 1 CPUs, and 0 of 4 are free"
+    assert node.end("big") == ["small5"]
+
+
+def test_what_does_not_keep_it_waiting_passes_always(node: Node) -> None:
+    """Who waits for memory is not kept waiting by a job that takes none."""
+    node.come("has", spec(1, 600))
+    assert node.come("waits", spec(1, 600)).startswith("needs 600 B of memory")
+    node.now = 2 * PATIENCE
+    assert node.come("none", spec(1)) == ""
+    assert node.come("more", spec(1, 300)).startswith("room is kept for waits")
+
+
+def test_alone(node: Node) -> None:
+    """cpus=all runs beside nobody, and nobody beside it."""
+    node.come("one", spec())
+    assert node.come("all", spec(ALL_CPUS)).startswith("needs all CPUs")
+    node.now = PATIENCE
+    assert node.come("two", spec()).startswith("room is kept for all")
+    assert node.end("one") == ["all"]
+    assert node.come("all", spec(ALL_CPUS)) == ""
+    assert node.come("two", spec()) == "another job has all CPUs (cpus=all)"
+
+
+def test_who_is_gone_keeps_no_room(node: Node) -> None:
+    """A job may be withdrawn, held, or run elsewhere while it waits."""
+    node.come("one", spec())
+    node.come("big", spec(4))
+    node.now = PATIENCE
+    node.packing.forget({"one"}.__contains__)
+    assert node.come("two", spec()) == ""
+
+
+def test_what_a_life_before_has_counts() -> None:
+    """It may still run."""
+    before, after = Node(), Node()
+    before.come("old", spec(3))
+    after.packing.inherit(before.packing)
+    after.running["old"] = Needs(3)
+    assert after.come("two", spec(2)) == "needs 2 CPUs, and 1 of 4 are free"
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_nobody_waits_for_ever(seed: int) -> None:
+    """Whatever comes and ends: no sum is exceeded, and each one is started in the end."""
+    rng, node = random.Random(seed), Node()
+    waiting: dict[str, Spec] = {}
+    passed: dict[str, int] = {}
+    for number in range(300):
+        node.now += rng.expovariate(0.1)
+        wanted = spec(
+            rng.choice((None, None, 1, 2, 3, 4, ALL_CPUS)), rng.choice((None, None, 200, 1000))
+        )
+        name = f"j{number}"
+        if len(node.running) < 4 and not node.come(name, wanted):
+            for other in waiting:
+                passed[other] = passed.get(other, 0) + 1
+        else:
+            waiting[name] = wanted
+        if node.running and rng.random() < 0.9:
+            node.end(rng.choice(list(node.running)))
+        _start(node, waiting)
+    while node.running or waiting:
+        node.now += 1.0
+        if node.running:
+            node.end(next(iter(node.running)))
+        _start(node, waiting)
+        assert node.running or not waiting, "nothing runs, and somebody waits"
+    assert not len(node.packing)
+
+
+def _start(node: Node, waiting: dict[str, Spec]) -> None:
+    """Start what fits, oldest first, as the backlog has them."""
+    for name in list(waiting):
+        if len(node.running) < 4 and not node.come(name, waiting[name]):
+            del waiting[name]
