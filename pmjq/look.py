@@ -301,22 +301,23 @@ class Look:
         elif status.pid and processes.adopt(key, status.pid, status.start):
             self._point(attempt)
             desk.resolved(attempt)
-            desk.adopt(attempt, status, now, processes.age(status.start))
+            # Reading its status may have taken a while.
+            desk.adopt(attempt, status, self.outside.now(), processes.age(status.start))
         elif not status.pid and (found := processes.find(attempt.id)):
-            self._adopt_found(attempt, found, now)
+            self._adopt_found(attempt, found)
         elif kept or (not status.pid and now - doubt.since < STATUS_PATIENCE):
             doubt.again = now + STATUS_PAUSE
         else:
             self._interrupted(doubt, status, now)
 
-    def _adopt_found(self, attempt: Attempt, found: tuple[int, int], now: float) -> None:
+    def _adopt_found(self, attempt: Attempt, found: tuple[int, int]) -> None:
         pid, start = found
         if self.outside.processes.adopt((attempt.id, attempt.attempt), pid, start):
             self._point(attempt)
             self.desk.resolved(attempt)
             age = self.outside.processes.age(start)
             status = Status(started=self.outside.wall() - age, pid=pid, start=start)
-            self.desk.adopt(attempt, status, now, age)
+            self.desk.adopt(attempt, status, self.outside.now(), age)
 
     def _point(self, attempt: Attempt) -> None:
         """Have the path of an adopted directory job lead to where it is."""
