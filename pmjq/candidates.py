@@ -106,5 +106,5 @@ def _either(name: str, job_id: str, beginning: str, said: str) -> Iterator[Named
     """Return a job by its name, or by its id if that is what was begun."""
     if name.startswith(beginning):
         yield name, said
-    elif len(beginning) >= naming.LEAST_PREFIX and job_id.startswith(beginning):
+    elif naming.begins_id(beginning) and job_id.startswith(beginning):
         yield job_id, f"{name}, {said}"

@@ -77,7 +77,7 @@ class Refusal:
 
 def spec(head: bytes) -> Spec | Refusal:
     """Return how to run a file that starts with ``head``, or why it cannot be run."""
-    from pmjq.job import Spec  # noqa: PLC0415  # takes a fifth of a submit, which does without
+    from pmjq.job import Spec  # noqa: PLC0415  # brings msgspec, and submit does without
 
     found = read(head)
     return found if isinstance(found, Refusal) else Spec(**found)

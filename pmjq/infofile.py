@@ -41,12 +41,12 @@ _QUEUE_MANAGER = {
 _NOTHING = frozenset({"", "unknown", "undefined", "none"})
 """What QueueManager writes where nothing is known."""
 
-
 _EXAMPLE = {
     "toml": 'script = "sh run.sh"',
     ".cfg": "script = sh run.sh",
     ".xml": "<script>sh run.sh</script>",
 }
+"""How a script is named, by the end of the info file's name."""
 
 
 class UnreadableError(ValueError):

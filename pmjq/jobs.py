@@ -142,7 +142,6 @@ class Look:
         """
         standing = ready.standing(name, stat, _EVERYBODY, -math.inf)
         shown = naming.shown(name)
-        said = self.aside.get(shown, "")
         words: tuple[str, ...] = ()
         spec: Spec | Refusal | None = None
         is_job = standing.kind is not Kind.PASSED_OVER
@@ -154,9 +153,7 @@ class Look:
             standing = examined if standing.kind is Kind.QUEUED else standing
             words = spec.directives if isinstance(spec, Spec) else ()
         state = _STATES.get(standing.kind, State.INCOMING)
-        if said == ready.HELD.reason and standing.kind is not Kind.HELD:
-            # That was so when the node looked.
-            said = ""
+        said = _current(self.aside.get(shown, ""), state)
         reason = standing.reason or said
         if not reason and isinstance(spec, Refusal):
             state, reason = State.INCOMING, spec.reason
@@ -447,9 +444,7 @@ class Look:
         found = []
         for one in self._living():
             closed = one.outage or one.reason if one.gate != "open" else ""
-            said = nodes.aside(self.spool, [one]).get(seen.name, "")
-            if said == ready.HELD.reason and seen.state is not State.HELD:
-                said = ""
+            said = _current(nodes.aside(self.spool, [one]).get(seen.name, ""), seen.state)
             stopping = f"is stopping ({one.stopping})" if one.stopping else ""
             why = said or closed or stopping or ("may start it" if startable else "")
             if why:
@@ -490,6 +485,11 @@ def _same(before: Seen, now: Seen) -> bool:
     if (before.name, before.name_hex) != (now.name, now.name_hex):
         return False
     return before.queued is None or now.queued is None or now.queued >= before.queued
+
+
+def _current(said: str, state: State) -> str:
+    """Return what a node said of an entry, unless it was held when the node looked and is not."""
+    return "" if said == ready.HELD.reason and state is not State.HELD else said
 
 
 def is_entry(name: str) -> bool:

@@ -27,7 +27,6 @@ LEAST_PREFIX = 4
 LONGEST_AFFIX = len(b".") + len(b".json") + len(b".part")
 """What the archive puts around a stem at most: a hidden name under construction."""
 
-
 _STAMP = "%Y%m%dT%H%M%S.%f"
 """How the time is written with which an archived name begins."""
 

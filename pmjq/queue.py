@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
 from itertools import chain, islice
@@ -59,14 +60,20 @@ def _telling(method: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(method)
     def told(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
+        with _refusals():
             return method(*args, **kwargs)
-        except OSError as error:
-            from pmjq import render
-
-            raise render.refused(error) from error
 
     return told
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        from pmjq import render
+
+        raise render.refused(error) from error
 
 
 class Queue:
@@ -257,12 +264,8 @@ class Queue:
     def _history(
         self, wanted: Callable[[Any], bool], most: int | None, since: datetime | None
     ) -> Iterator[Seen]:
-        try:
+        with _refusals():
             yield from self._ended(wanted, most, since)
-        except OSError as error:
-            from pmjq import render
-
-            raise render.refused(error) from error
 
     def _ended(
         self, wanted: Callable[[Any], bool], most: int | None, since: datetime | None

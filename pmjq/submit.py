@@ -139,7 +139,6 @@ def submit(words: tuple[str, ...], spool: str | None, **given: Any) -> int:  # n
 
 
 def _print(name: str, *, as_json: bool) -> None:
-
     if as_json:
         face.lines([{"name": naming.shown(name), "name_hex": naming.exact(name)}])
     else:
