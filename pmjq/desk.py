@@ -336,6 +336,12 @@ class Desk:
             self.running[job_id] = Run(attempt, pid, at, now)
             self._watch(attempt)
 
+    def not_become(self, job_id: str) -> None:
+        """Take note that what ran for a moment never became the job."""
+        run = self.running.pop(job_id, None)
+        if run is not None:
+            self.starting[job_id] = run.attempt
+
     def unstarted(self, job_id: str, now: float) -> Attempt | None:
         """Take note that an attempt was not started."""
         self.come_to(job_id, now)

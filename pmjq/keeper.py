@@ -1,8 +1,8 @@
 """The keeper: the small process that is the parent of the jobs and outlives the daemon.
 
-Started by the daemon as ``python -I -S keeper.py FD`` and never by people. It imports nothing of
-pmjq, nothing lazily and next to nothing at all, so it stays small, starts at once, and goes on
-unharmed while pmjq is upgraded under it. It decides nothing.
+Started by the daemon with ``python -I -S`` and never by people. It imports ``pmjq.becoming`` and
+nothing else of pmjq, nothing lazily and next to nothing at all, so it stays small, starts at once,
+and goes on unharmed while pmjq is upgraded under it. It decides nothing.
 
 It takes orders from FD, a socket that keeps message boundaries, and reports there. What matters
 is on disk, in each attempt's ``status.N``, so a daemon that comes later needs no keeper to tell
@@ -11,7 +11,8 @@ it anything:
 * The process that is to become the job creates ``status.N`` exclusively, as its last act before
   execve. This one call is the start: whoever else may want to start or void the same attempt
   fails from then on. posix_spawn does it in the child; a fork of a Python process would cost more
-  than the job it starts (measured: 0.7 ms of CPU time).
+  than the job it starts (measured: 0.7 ms of CPU time), so only a job that has to become another
+  user, or to be held to limits, pays for one (``pmjq.becoming``).
 * The keeper then writes ``started PID START AT KEEPER KEEPER_START``, and ``noexec ERRNO AT`` if
   execve failed.
 * It waits for the job and writes ``exit CODE AT USER SYSTEM RSS``.
@@ -41,9 +42,11 @@ import signal
 import sys
 import time
 
+from pmjq import becoming
+
 Key = tuple[str, int]
-Order = tuple[Key, str, list[str], str, str, str, dict[str, str], int]
-"""Key, path, argv, working directory, output, status, environment, niceness to add."""
+Order = tuple[Key, str, list[str], str, str, str, dict[str, str], int, becoming.Terms]
+"""Key, path, argv, working directory, output, status, environment, niceness to add, terms."""
 
 LONGEST_MESSAGE = 1 << 17
 """Bytes; the daemon sends no longer ones, since what does not fit a read is cut off."""
@@ -72,16 +75,13 @@ RLIMIT_LOCKS = 10
 MARKED = 1 << 61
 """A limit that nobody sets."""
 
-RESET = signal.valid_signals()
-"""A job must find all signals as a login gives them.
-
-The keeper ignores and catches some, and whoever started the daemon may have had it ignore any: a
-shell does so with INT and QUIT for what it starts with ``&``.
-"""
-
 OUT = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 STATUS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 STATUS_FD = 3
+
+NICER = 7
+TERMS = 8
+"""Where an order has what older daemons do not send."""
 
 
 class Keeper:
@@ -93,6 +93,7 @@ class Keeper:
         self.woken = woken
         self.connected = True
         self.jobs: dict[int, tuple[Key, str]] = {}
+        self.becoming: dict[int, tuple[int, Order, int, int]] = {}
         self.busy: list[tuple[Order, int]] = []
         self.line: list[Order] = []
         self.most = 0
@@ -105,7 +106,8 @@ class Keeper:
         self.pid = os.getpid()
         self.start = start_time(self.pid)
         self.locks = resource.getrlimit(RLIMIT_LOCKS)
-        self.adopts = adopt_orphans()
+        self.prctl = becoming.prctl()
+        self.adopts = self.prctl is not None and adopt_orphans(self.prctl)
         self.children = f"/proc/self/task/{self.pid}/children"
         self.poll = select.poll()
         self.poll.register(fd, select.POLLIN)
@@ -117,6 +119,8 @@ class Keeper:
             for fd, happened in self.poll.poll(self.pause()):
                 if fd == self.woken:
                     os.read(self.woken, 4096)
+                elif fd != self.fd:
+                    self.hear(fd)
                 elif happened & ~select.POLLOUT:
                     self.obey()
             self.reap()
@@ -171,40 +175,65 @@ class Keeper:
     def begin(self, order: Order, flags: int, tries: int) -> None:
         """Start one job; tell why if it did not start."""
         # A daemon that is older than this file sends less.
-        key, path, argv, work, out, status, environment, *more = order
-        nicer = more[0] if more else 0
+        key, status = order[0], order[5]
+        nicer = order[7] if len(order) > NICER else 0
+        terms = order[8] if len(order) > TERMS else {}
+        if self.connected:
+            # The next daemon must not take this process for one of the job's.
+            limit_locks(mark(key[0]), self.locks[1])
+        try:
+            at = time.time()
+            if terms:
+                # The start is here: what fails from now on is told beside it.
+                os.close(os.open(status, flags, 0o644))
+                pid, told = becoming.fork(*order[1:5], order[6], nicer, terms, self.prctl)
+                self.becoming[told] = (pid, order, flags, tries)
+                self.poll.register(told, select.POLLIN)
+            else:
+                pid = self.spawn(order, flags)
+        except OSError as error:
+            self.not_begun(order, error.errno or errno.EIO, flags, tries)
+        else:
+            self.jobs[pid] = (key, status)
+            if nicer and not terms:
+                becoming.be_nicer(pid, nicer)
+            line = f"started {pid} {start_time(pid)} {at:.6f} {self.pid} {self.start}\n"
+            self.write(status, line)
+            self.reports.append(("started", key, pid, at))
+        limit_locks(*self.locks)
+
+    @staticmethod
+    def spawn(order: Order, flags: int) -> int:
+        """Return the pid of a job that runs with the rights of the keeper."""
+        _, path, argv, work, out, status, environment = order[:7]
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, out, OUT, 0o666),
             (os.POSIX_SPAWN_DUP2, 1, 2),
             (os.POSIX_SPAWN_OPEN, STATUS_FD, status, flags, 0o644),
         ]
-        if self.connected:
-            # The next daemon must not take this process for one of the job's.
-            limit_locks(mark(key[0]), self.locks[1])
+        os.chdir(work)
         try:
-            os.chdir(work)
-            at = time.time()
-            pid = os.posix_spawn(
+            return os.posix_spawn(
                 path,
                 argv,
                 environment,
                 file_actions=actions,
                 setsid=True,
                 setsigmask=[],
-                setsigdef=RESET,
+                setsigdef=becoming.RESET,
             )
-        except OSError as error:
-            self.not_begun(order, error.errno or errno.EIO, flags, tries)
-        else:
-            self.jobs[pid] = (key, status)
-            if nicer:
-                be_nicer(pid, nicer)
-            line = f"started {pid} {start_time(pid)} {at:.6f} {self.pid} {self.start}\n"
-            self.write(status, line)
-            self.reports.append(("started", key, pid, at))
-        limit_locks(*self.locks)
-        os.chdir("/")
+        finally:
+            os.chdir("/")
+
+    def hear(self, told: int) -> None:
+        """Hear whether a child has become its job."""
+        pid, order, flags, tries = self.becoming.pop(told)
+        self.poll.unregister(told)
+        number = becoming.reason(told)
+        if number:
+            self.jobs.pop(pid, None)
+            self.not_begun(order, number, flags, tries)
 
     def not_begun(self, order: Order, number: int, flags: int, tries: int) -> None:
         """Sort out a failed spawn.
@@ -239,6 +268,9 @@ class Keeper:
                 break
             if not pid:
                 break
+            for told, child in list(self.becoming.items()):
+                if child[0] == pid:
+                    self.hear(told)
             job = self.jobs.pop(pid, None)
             if job is None:
                 continue
@@ -327,17 +359,12 @@ class Keeper:
         os.close(self.fd)
 
 
-def adopt_orphans() -> bool:
+def adopt_orphans(prctl: becoming.Prctl) -> bool:
     """Have orphaned descendants become children of this process; False where that cannot be.
 
     See PR_SET_CHILD_SUBREAPER in prctl(2).
     """
-    try:
-        import ctypes  # noqa: PLC0415  # it may be missing from a small Python
-
-        return int(ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
-    except (ImportError, OSError, AttributeError):
-        return False
+    return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
 def mark(job_id: str) -> int:
@@ -357,14 +384,6 @@ def limit_locks(soft: int, hard: int) -> None:
     try:
         resource.setrlimit(RLIMIT_LOCKS, (soft, hard))
     except (OSError, ValueError):
-        return
-
-
-def be_nicer(group: int, by: int) -> None:
-    """Add to the niceness of a job; less than ours only root may have, so it may stay as it is."""
-    try:
-        os.setpriority(os.PRIO_PGRP, group, os.getpriority(os.PRIO_PROCESS, 0) + by)
-    except OSError:
         return
 
 
@@ -430,7 +449,3 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     Keeper(fd, woken).run()
-
-
-if __name__ == "__main__":
-    main()

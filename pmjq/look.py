@@ -221,6 +221,7 @@ class Look:
         if error == errno.ECANCELED and not tried:
             self.desk.unlined(job_id)
             return
+        self.desk.not_become(job_id)
         attempt = self.desk.come_to(job_id, now)
         if attempt is None:
             return

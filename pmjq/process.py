@@ -33,7 +33,11 @@ from pmjq.keeper import LONGEST_MESSAGE
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-KEEPER = str(Path(__file__).with_name("keeper.py"))
+    from pmjq.becoming import Terms
+
+PACKAGES = str(Path(__file__).parent.parent)
+KEEPER = f"import sys; sys.path.append({PACKAGES!r}); from pmjq.keeper import main; main()"
+"""What a keeper is: it finds its two modules, and the standard library before them."""
 
 TOLD_IN_A_MESSAGE = 1000
 """A key is some 60 bytes."""
@@ -46,7 +50,10 @@ ORDERS_IN_A_MESSAGE = 16
 
 
 class Order(NamedTuple):
-    """What the keeper needs to know to start one attempt; ``nicer``: niceness to add."""
+    """What the keeper needs to know to start one attempt.
+
+    ``nicer``: niceness to add. ``terms``: as whom and within which limits (``pmjq.becoming``).
+    """
 
     key: Key
     path: str
@@ -56,6 +63,7 @@ class Order(NamedTuple):
     status: str
     environment: dict[str, str]
     nicer: int = 0
+    terms: Terms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +214,7 @@ class Processes:
         One that it does not take now, since it is stopped, is sent when it does. EMSGSIZE if the
         message is too long for it.
         """
-        orders = [tuple(each) for each in now], [tuple(each) for each in line]
+        orders = [[(*order[:-1], order.terms or {}) for order in orders] for orders in (now, line)]
         message = marshal.dumps((most, recall, *orders, list(told), heart))
         if len(message) > LONGEST_MESSAGE:
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
@@ -333,7 +341,7 @@ class Processes:
             # The longest message must fit, whatever this machine's usual size is.
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * LONGEST_MESSAGE)
             self._keeper = subprocess.Popen(  # our own file, by our own interpreter
-                [sys.executable, "-I", "-S", KEEPER, str(theirs.fileno())],
+                [sys.executable, "-I", "-S", "-c", KEEPER, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
