@@ -214,7 +214,7 @@ class Live:
 
     def keepers(self) -> list[int]:
         """Return the pids of the living keepers, of earlier daemons too."""
-        return [pid for pid in self.family() if b"keeper.py" in _proc(pid, "cmdline")]
+        return [pid for pid in self.family() if b"pmjq.keeper" in _proc(pid, "cmdline")]
 
     def jobs(self) -> list[int]:
         """Return the pids of the living processes of jobs."""
