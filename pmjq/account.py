@@ -5,18 +5,52 @@ What a login gives, who a number is, what we are called.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import grp
+import json
 import os
 import pwd
+import re
 import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pmjq import owners
+from pmjq.owners import User
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pmjq.becoming import Terms
+    from pmjq.owners import Policy
+    from pmjq.ready import Stat
+
+SESSION = str(Path(__file__).with_name("session.py"))
+PAM = "/etc/pam.d/pmjq"
+DEFINITIONS = "/etc/login.defs"
+
+REMEMBERED = 60.0
+"""Seconds for which it is remembered who a user is and what a login gives him."""
+
+PATIENCE = 20.0
+"""Seconds that the session of a user may take to open."""
+
+UMASK = 0o022
+PERSONS = 1000
+"""What holds where ``/etc/login.defs`` says nothing."""
 
 
-def login_environment() -> dict[str, str]:
-    """Return what a login gives a job of this user.
+def login_environment(uid: int | None = None) -> dict[str, str]:
+    """Return what a login gives a job of a user, this one if none is named.
 
     No more than that comes from the daemon's own environment.
     """
-    uid = os.geteuid()
+    uid = os.geteuid() if uid is None else uid
     try:
         user = pwd.getpwuid(uid)
         name, home, shell = user.pw_name, user.pw_dir, user.pw_shell or "/bin/sh"
@@ -45,6 +79,132 @@ def owner_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
+
+
+def first_person() -> int:
+    """Return the lowest number of a user that is a person's, as the system's tools give them."""
+    return _defined(r"UID_MIN\s+(\d+)", 10) or PERSONS
+
+
+def _defined(pattern: str, base: int) -> int | None:
+    with contextlib.suppress(OSError):
+        text = Path(DEFINITIONS).read_text("utf-8", "replace")
+        match = re.search(rf"^{pattern}", text, re.MULTILINE)
+        return int(match[1], base) if match else None
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What a job of a user starts with; ``limits``: triples of number, soft and hard."""
+
+    user: User
+    groups: tuple[int, ...]
+    environment: dict[str, str]
+    umask: int
+    limits: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def gid(self) -> int:
+        """Return his own group."""
+        return self.user.gid
+
+    def terms(self, *, private: bool, confined: bool) -> Terms:
+        """Return the terms of an order by which a job becomes his."""
+        return {
+            "uid": self.user.uid,
+            "gid": self.user.gid,
+            "groups": list(self.groups),
+            "umask": self.umask,
+            "limits": list(self.limits),
+            "private": private,
+            "confined": confined,
+        }
+
+
+class Owners:
+    """The users whose jobs root's daemon runs, by a policy; ``now`` is monotonic."""
+
+    def __init__(self, policy: Policy, now: Callable[[], float] = time.monotonic) -> None:
+        """Know nobody yet."""
+        self.policy = policy
+        self._now = now
+        self._users: dict[int, tuple[float, User | None]] = {}
+        self._logins: dict[int, tuple[float, Login | str]] = {}
+
+    def refusal(self, stat: Stat, *, listed: bool = False) -> str:
+        """Return why what a user owns is not run as him, empty if it is."""
+        user = self.user(stat.st_uid)
+        if user is None:
+            return owners.unknown(stat.st_uid)
+        return self.policy.refusal(user) or owners.exposed(stat, user, listed=listed)
+
+    def user(self, uid: int) -> User | None:
+        """Return who a number is, None if nobody is known by it; remembered for a while."""
+        until, user = self._users.get(uid, (0.0, None))
+        if self._now() >= until:
+            user = _user(uid)
+            self._users[uid] = (self._now() + REMEMBERED, user)
+        return user
+
+    def login(self, uid: int) -> Login:
+        """Return what a job of a user starts with; PermissionError tells why he may not log in."""
+        until, login = self._logins.get(uid, (0.0, ""))
+        if self._now() >= until:
+            user = self.user(uid)
+            login = owners.unknown(uid) if user is None else _login(user)
+            self._logins[uid] = (self._now() + REMEMBERED, login)
+        if isinstance(login, str):
+            raise PermissionError(login)
+        return login
+
+
+def _user(uid: int) -> User | None:
+    try:
+        found = pwd.getpwuid(uid)
+    except KeyError:
+        return None
+    names, alone = [], False
+    for gid in os.getgrouplist(found.pw_name, found.pw_gid):
+        with contextlib.suppress(KeyError):
+            group = grp.getgrgid(gid)
+            names.append(group.gr_name)
+            if gid == found.pw_gid:
+                # As the tools that make users give each a group of his own.
+                alone = group.gr_name == found.pw_name and not {*group.gr_mem} - {found.pw_name}
+    return User(uid, found.pw_name, found.pw_gid, frozenset(names), alone)
+
+
+def _login(user: User) -> Login | str:
+    """Return what a login gives a user, or why he gets none."""
+    groups = tuple(os.getgrouplist(user.name, user.gid))
+    environment = login_environment(user.uid)
+    umask = _defined(r"UMASK\s+([0-7]+)", 8)
+    login = Login(user, groups, environment, UMASK if umask is None else umask)
+    if not os.path.exists(PAM):
+        return login
+    command = [sys.executable, "-I", "-S", SESSION, user.name, str(user.gid), str(login.umask)]
+    try:
+        done = subprocess.run(
+            command,
+            check=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=PATIENCE,
+            cwd="/",
+        )
+        told = json.loads(done.stdout.splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        return f"no session can be opened for {user.name} ({PAM}: {type(error).__name__})"
+    if "refused" in told:
+        return f"{user.name} may not log in: {told['refused']}"
+    return Login(
+        user,
+        tuple(dict.fromkeys((*groups, *told["groups"]))),
+        environment | told["environment"],
+        told["umask"],
+        tuple((number, soft, hard) for number, soft, hard in told["limits"]),
+    )
 
 
 def host_name() -> str:

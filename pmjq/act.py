@@ -22,12 +22,15 @@ from pmjq.job import Attempt, Event, Spec, Status
 from pmjq.keys import ALL_CPUS
 from pmjq.plan import Claim, End, File, LineUp, Pace, Recall, Return, Start, Stop
 from pmjq.process import Order
+from pmjq.ready import Kind, Standing
 from pmjq.state import State
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pmjq.desk import Desk
     from pmjq.job import Again, Record
-    from pmjq.outside import Outside
+    from pmjq.outside import Outside, Person
     from pmjq.plan import Action, Candidate, Over
 
 
@@ -110,8 +113,8 @@ class Act:
         outside, desk = self.outside, self.desk
         now = outside.now()
         try:
-            orders = [self._order(attempt) for attempt in starts]
-            lined = [self._order(attempt) for attempt in line]
+            starts, orders = self._orders(starts)
+            line, lined = self._orders(line)
         except OSError as error:
             outside.pauses.failed("start", error)
             desk.doubtful = True
@@ -139,13 +142,40 @@ class Act:
         else:
             self.desk.recall()
 
-    def _order(self, attempt: Attempt) -> Order:
+    def _orders(self, attempts: list[Attempt]) -> tuple[list[Attempt], list[Order]]:
+        """Return the orders to start attempts; one whose owner may not log in now is returned."""
+        started: list[Attempt] = []
+        orders: list[Order] = []
+        for attempt in attempts:
+            try:
+                person = self._person(attempt)
+            except PermissionError as error:
+                self.desk.returning[attempt.id] = Return(attempt, str(error))
+                continue
+            started.append(attempt)
+            orders.append(self._order(attempt, person))
+        return started, orders
+
+    def _person(self, attempt: Attempt) -> Person | None:
+        """Return as whom an attempt is executed, None: as this user.
+
+        Whoever owns its file, as that is now: nothing else is believed. PermissionError: nobody.
+        """
+        spool, logins = self.outside.spool, self.outside.logins
+        if logins is None or (attempt.uid == 0 and not spool.open_to_requests):
+            return None
+        stat = spool.claimed_stat(attempt)
+        if stat is None or stat.st_uid != attempt.uid:
+            raise PermissionError("its owner has changed since it was claimed")
+        return logins.login(stat.st_uid) if stat.st_uid else None
+
+    def _order(self, attempt: Attempt, person: Person | None) -> Order:
         spool, settings = self.outside.spool, self.outside.settings
         places = spool.places(attempt)
         if attempt.earlier:
             # Here too: a life that died after its claim has not come to it.
             spool.come_back(attempt)
-        environment = settings.environment | {
+        environment = (settings.environment if person is None else person.environment) | {
             "PMJQ_ID": attempt.id,
             "PMJQ_NAME": naming.real_name(attempt.name, attempt.name_hex),
             "PMJQ_NODE": settings.node,
@@ -162,10 +192,11 @@ class Act:
         if spec.argv:
             work = environment["PWD"] = places.executable
             environment["NB_PROC"] = str(self._cpus(spec))
-            argv = [self._program(work, spec.argv[0], environment["PATH"]), *spec.argv[1:]]
+            argv = self._program(work, spec.argv, environment["PATH"], own=person is None)
         else:
             argv = ["/bin/sh", places.executable] if spec.shell else [places.executable]
-        if spec.directory and self._is_directory(spec.directory):
+        # Where another user has named it, it is he who looks at it: that may take for ever.
+        if spec.directory and person is None and self._is_directory(spec.directory):
             work = environment["PWD"] = spec.directory
         elif spec.directory:
             # The job says by itself what is wrong with it.
@@ -179,7 +210,16 @@ class Act:
             places.status,
             environment,
             spec.nice or 0,
+            self._terms(attempt, person),
         )
+
+    def _terms(self, attempt: Attempt, person: Person | None) -> dict[str, Any] | None:
+        """Return the terms of an attempt that is executed as another user, whose files it gets."""
+        if person is None:
+            return None
+        spool = self.outside.spool
+        spool.hand_over(attempt, person.gid)
+        return person.terms(private=spool.private, confined=self.outside.settings.confined)
 
     def _is_directory(self, path: str) -> bool:
         try:
@@ -188,13 +228,19 @@ class Act:
             return False
         return stat is not None and ready.is_directory(stat)
 
-    def _program(self, directory: str, word: str, path: str) -> str:
-        """Return the path of a directory job's program: in the directory, else on PATH."""
+    def _program(self, directory: str, argv: Sequence[str], path: str, *, own: bool) -> list[str]:
+        """Return the command of a directory job: its program is in the directory, else on PATH.
+
+        ``own``: this user's PATH, which may be searched here.
+        """
+        word, *words = argv
         if "/" in word:
-            return word
+            return [*argv]
         if self.outside.spool.disk.stat(f"{directory}/{word}") is not None:
-            return f"./{word}"
-        return shutil.which(word, path=path) or word
+            return [f"./{word}", *words]
+        if own:
+            return [shutil.which(word, path=path) or word, *words]
+        return ["/bin/sh", "-c", 'exec "$@"', "sh", *argv]
 
     @staticmethod
     def _cpus(spec: Spec) -> int:
@@ -283,7 +329,7 @@ class Act:
                 desk.drop(attempt.id)
                 desk.doubts[attempt.id] = Doubt(attempt, now, now)
                 return
-            if spool.is_asked("cancel", attempt.id):
+            if spool.is_asked("cancel", attempt.id, attempt.uid):
                 # Somebody has just asked for its end, which is decided on by the next plan.
                 desk.nudges.append(None)
                 return
@@ -303,17 +349,29 @@ class Act:
             log.warning("job.fenced", job=attempt.name, id=attempt.id, reason=reason)
             return
         with contextlib.suppress(OSError):
-            if spool.is_asked("cancel", attempt.id):
+            if spool.is_asked("cancel", attempt.id, attempt.uid):
                 # Meanwhile somebody has: its file was here when he looked.
                 self._withdraw(name, attempt, again)
         desk.departed.pop(name, None)
+        if action.pause:
+            self._pause(name, action.reason)
         desk.nudges.append(name)
         log.info("job.returned", job=naming.shown(name), id=attempt.id, reason=action.reason)
+
+    def _pause(self, name: str, reason: str) -> None:
+        """Have a job that was returned wait for a moment, and the others pass it."""
+        with contextlib.suppress(OSError):
+            stat = self.outside.spool.stat(name)
+            if stat is not None:
+                standing = Standing(Kind.INCOMING, reason)
+                backlog, now = self.desk.backlog, self.outside.now()
+                backlog.refuse(name, stat, standing, now, self.desk.won)
 
     def _withdraw(self, name: str, attempt: Attempt, again: Again) -> None:
         """Cancel a job that has just been returned, as a person does who finds it in the queue."""
         spool = self.outside.spool
-        who = self.outside.owner(spool.asked("cancel").get(attempt.id, attempt.uid))
+        askers = (one.uid for one in spool.asked("cancel") if one.job_id == attempt.id)
+        who = self.outside.owner(next(askers, attempt.uid))
         following = msgspec.structs.replace(
             attempt,
             id=self.claims.new_id(),

@@ -149,7 +149,7 @@ class Archive:
             return False
         if decoded(self.disk.read(f"{stem}.json") or b"", Record) is not None:
             return False
-        self.spool.replace(f"{stem}.json", msgspec.json.encode(record) + b"\n")
+        self.spool.replace(f"{stem}.json", msgspec.json.encode(record) + b"\n", record.uid)
         return True
 
     def _destination(self, path: str) -> Destination:

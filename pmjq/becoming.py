@@ -12,7 +12,8 @@ cgroup   the control group it joins: a path
 limits   resource limits: triples of number, soft and hard
 cpus     the CPUs it may run on
 umask    the mask of its files
-uid      who it becomes, with ``gid`` and ``groups``; its output is his alone
+uid      who it becomes, with ``gid`` and ``groups``; its output is his
+private  whether nobody else may read that
 confined whether no program that it executes may give it more rights (PR_SET_NO_NEW_PRIVS)
 ======== ==========================================================================================
 
@@ -112,7 +113,7 @@ def _open(out: str, terms: Terms) -> None:
     """Have nothing to read, and the output to write to."""
     nothing = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     theirs = "uid" in terms
-    written = os.open(out, OUT, 0o600 if theirs else 0o666)
+    written = os.open(out, OUT, 0o600 if terms.get("private") else 0o666)
     if theirs:
         os.fchown(written, terms["uid"], terms["gid"])
     for fd, source in ((0, nothing), (1, written), (2, written)):

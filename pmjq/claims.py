@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import uuid
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pmjq.job import Again
     from pmjq.outside import Outside
     from pmjq.plan import Candidate
+    from pmjq.ready import Stat
 
 Prepared = tuple["Candidate", Attempt]
 """A claim that is prepared: what is claimed, and its paperwork."""
@@ -117,9 +119,7 @@ class Claims:
         if not won:
             self.drop_papers([(candidate, attempt)])
             return False
-        stat = None
-        with contextlib.suppress(OSError):
-            stat = spool.claimed_stat(attempt)
+        stat = self._found(attempt)
         if candidate.again is not None or retries.may_come_back(candidate.verdict):
             again, reason = self._remembered(candidate), ""
             if again is None:
@@ -138,6 +138,22 @@ class Claims:
         # Changed between the look and the claim: give it back, to be looked at as it is.
         self.desk.returning[attempt.id] = Return(attempt, "changed while it was being claimed")
         return False
+
+    def _found(self, attempt: Attempt) -> Stat | None:
+        """Return what was claimed, None if it is not as it may be.
+
+        Of another user it is opened once more: here nobody can put another in its place, and
+        whoever still writes to it is found.
+        """
+        spool, rules = self.outside.spool, self.outside.settings.rules
+        with contextlib.suppress(OSError):
+            if rules.judge is None or not attempt.uid:
+                return spool.claimed_stat(attempt)
+            look = spool.claimed(attempt)
+            settled = look is not None and ready.settled(look, rules, math.inf).kind
+            if look is not None and settled is Kind.QUEUED:
+                return look.stat
+        return None
 
     def _remembered(self, candidate: Candidate) -> Again | None:
         """Return what is remembered of a job that is claimed: nobody else changes it any more.

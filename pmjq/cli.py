@@ -29,6 +29,7 @@ from pmjq.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pmjq.admission import Admission
     from pmjq.calling import Commands
     from pmjq.ready import Rules
 
@@ -271,6 +272,42 @@ class _Number(click.FloatRange):
     help="Also run files of this owner, as the daemon's own user. May be repeated.",
 )
 @click.option(
+    "--allow-user",
+    "users",
+    metavar="USER",
+    multiple=True,
+    help="Root's daemon: run the jobs of these users only, each as its owner. May be repeated.",
+)
+@click.option(
+    "--allow-group",
+    "groups",
+    metavar="GROUP",
+    multiple=True,
+    help="Likewise of the members of this group. May be repeated.",
+)
+@click.option(
+    "--deny-user",
+    "denied",
+    metavar="USER",
+    multiple=True,
+    help="Run no job of this user. May be repeated.",
+)
+@click.option(
+    "--allow-root", is_flag=True, help="Run root's jobs too in a spool that others can write."
+)
+@click.option(
+    "--allow-new-privileges",
+    is_flag=True,
+    help="Let set-user-id programs, such as sudo, work in the jobs of other users.",
+)
+@click.option(
+    "--results",
+    type=click.Choice(["owner", "all"]),
+    default="owner",
+    show_default=True,
+    help="Who may read what becomes of the jobs in a spool that others can write.",
+)
+@click.option(
     "--on-end",
     metavar="CMD",
     default="",
@@ -335,14 +372,17 @@ def daemon(spool: str, **options: Any) -> int:  # noqa: ANN401  # as click hands
     if slots is None and options["load"] is None:
         slots = probe.usable_cpus()
     kind = probe.file_system(root)
+    taken = _admission(root, options, archive, errors)
     return Daemon(
         Options(
             spool=root,
             node=name,
             limits=Limits(options["load"], slots),
-            rules=_rules(
-                root, kind, options["settle"], options["accept"], _inside(root, archive, errors)
-            ),
+            rules=_rules(kind, options["settle"], taken, _inside(root, archive, errors)),
+            owners=taken.judge,
+            shared=taken.shared,
+            private=taken.shared and options["results"] == "owner",
+            confined=not options["allow_new_privileges"],
             archive=archive,
             errors=errors,
             grace=options["grace"],
@@ -449,9 +489,21 @@ def _inside(root: str, *paths: str | None) -> frozenset[str]:
     return frozenset(os.path.basename(path) for path in own if os.path.dirname(path) == real)
 
 
-def _rules(
-    root: str, kind: str, settle: float | None, accept: tuple[str, ...], own: frozenset[str]
-) -> Rules:
+def _admission(root: str, options: dict[str, Any], *archives: str | None) -> Admission:
+    """Return whose files this daemon takes."""
+    from pmjq.admission import Asked, admission
+
+    asked = Asked(
+        accept=options["accept"],
+        users=options["users"],
+        groups=options["groups"],
+        denied=options["denied"],
+        root=options["allow_root"],
+    )
+    return admission(root, asked, [path for path in archives if path is not None])
+
+
+def _rules(kind: str, settle: float | None, taken: Admission, own: frozenset[str]) -> Rules:
     """Return what this daemon takes: whose files, and how long they must have stayed unchanged."""
     from pmjq import probe
     from pmjq.ready import Rules
@@ -460,58 +512,13 @@ def _rules(
     long, moved = (35.0, 3.0) if kind.startswith("nfs") else (3.0, 3.0) if shared else (0.0, 0.0)
     if settle is not None:
         long = moved = settle
-    uids, gids, refusal = _owners(root, accept)
     return Rules(
-        uids=uids,
-        gids=gids,
-        refusal=refusal,
-        guarded=os.geteuid() == 0,
+        uids=taken.uids,
+        gids=taken.gids,
+        refusal=taken.refusal,
+        judge=taken.judge,
         settle=long,
         settle_moved=moved,
         kernel_tells=not shared,
         own=own,
     )
-
-
-def _owners(
-    root: str, accept: tuple[str, ...]
-) -> tuple[frozenset[int] | None, frozenset[int], str]:
-    import grp
-    import pwd
-
-    from pmjq.ready import exposed
-
-    uid = os.geteuid()
-    refusal = "another owner's file; --accept-owner lets it run"
-    if uid == 0:
-        if accept:
-            raise ConfigurationError(
-                "--accept-owner: root would run other people's files as root; "
-                "start pmjq as another user"
-            )
-        stat = os.stat(root)
-        if stat.st_uid == 0 and not exposed(stat):
-            return (
-                frozenset({0}),
-                frozenset(),
-                "another owner's file, and root's daemon runs only root's",
-            )
-        reason = (
-            "others than root can write this spool, so root's daemon runs nothing in it; "
-            "chmod go-w, or run as another user"
-        )
-        return frozenset(), frozenset(), reason
-    if "ANY" in accept:
-        return None, frozenset(), ""
-    uids, gids = {uid}, set()
-    for name in accept:
-        try:
-            uids.add(int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid)
-        except KeyError:
-            try:
-                gids.add(grp.getgrnam(name).gr_gid)
-            except KeyError:
-                raise ConfigurationError(
-                    f"--accept-owner {name}: no such user or group on this machine"
-                ) from None
-    return frozenset(uids), frozenset(gids), refusal

@@ -82,6 +82,10 @@ class Options:
     commands: Commands = field(default_factory=Commands)
     cpus: int | None = None
     memory: int | None = None
+    owners: account.Owners | None = None
+    shared: bool = False
+    private: bool = False
+    confined: bool = True
 
 
 class Daemon:
@@ -165,6 +169,7 @@ class Daemon:
             lease=options.lease,
             poll=options.poll,
             environment=account.login_environment(),
+            confined=options.confined,
             hooks=self.calling.called,
         )
         return Ground(
@@ -185,6 +190,9 @@ class Daemon:
             chance=lambda: str(uuid.uuid4()),
             wake=self.wake,
             filed=self.calling.filed,
+            logins=options.owners,
+            shared=options.shared,
+            private=options.private,
         )
 
     def _listen(self) -> None:

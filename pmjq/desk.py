@@ -129,6 +129,14 @@ class Desk:
         """
         return any(job_id in place for place in self._places())
 
+    def attempt(self, job_id: str) -> Attempt | None:
+        """Return the attempt of a job that is in hand, None if there is none."""
+        if job_id in self.remains:
+            return self.remains[job_id].run.attempt
+        held = (self.running, self.line, self.claimed, self.doubts, self.over, self.returning)
+        found = next((place[job_id].attempt for place in held if job_id in place), None)
+        return self.starting.get(job_id, found)
+
     def in_hand(self) -> set[str]:
         """Return the ids of the jobs whose file is in this life's ``run/``."""
         return set().union(*self._places())

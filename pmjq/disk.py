@@ -18,6 +18,7 @@ import errno
 import fcntl
 import os
 import stat as modes
+import struct
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,9 @@ UNTOLD = frozenset(
     {errno.EINVAL, errno.EACCES, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM}
 )
 """Errors of F_SETLEASE that mean: this file system, or this owner, gets no answer."""
+
+ACCESS_LIST = "system.posix_acl_access"
+"""The attribute that holds the access control list of a file; see acl(5)."""
 
 AT_FDCWD = -100
 RENAME_NOREPLACE = 1
@@ -120,10 +124,10 @@ class Disk:
         try:
             stat = os.fstat(fd)
             if modes.S_ISDIR(stat.st_mode):
-                return _look_inside(path, stat)
+                return _look_inside(path, fd, stat)
             if not modes.S_ISREG(stat.st_mode):
                 return Look(stat, None, None)
-            return Look(stat, self._busy(fd), os.pread(fd, HEAD, 0))
+            return Look(stat, self._busy(fd), os.pread(fd, HEAD, 0), listed=_listed(fd, stat))
         finally:
             os.close(fd)
 
@@ -323,6 +327,34 @@ class Disk:
         finally:
             os.close(fd)
 
+    def give(self, path: str, uid: int, gid: int, mode: int) -> None:
+        """Give a file or a directory to a user, and set its mode; a link is not followed."""
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            # In this order: a change of the owner takes set-id bits away, which nobody wants here.
+            os.fchmod(fd, mode)
+            os.fchown(fd, uid, gid)
+        finally:
+            os.close(fd)
+
+    def grant(self, path: str, uid: int) -> None:
+        """Let one user read a file of ours, and nobody else; of a directory the others search it.
+
+        By an access control list. On a file system that has none nobody but its owner may read it.
+        """
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            directory = modes.S_ISDIR(os.fstat(fd).st_mode)
+            own, theirs, others = (7, 5, 1) if directory else (6, 4, 0)
+            try:
+                os.setxattr(fd, ACCESS_LIST, _access_list(own, uid, theirs, others))
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+                os.fchmod(fd, own << 6 | others)
+        finally:
+            os.close(fd)
+
     def remove_tree(self, path: str) -> None:
         """Remove a file or a tree of any depth; links are removed, not followed.
 
@@ -401,12 +433,23 @@ def _named(error: OSError, path: str) -> OSError:
     return OSError(error.errno, error.strerror, path)
 
 
-def _look_inside(path: str, stat: os.stat_result) -> Look:
+def _listed(fd: int, stat: os.stat_result) -> bool:
+    """Tell whether a list says who may write what its group may: more than the mode shows."""
+    if not stat.st_mode & modes.S_IWGRP:
+        return False
+    try:
+        return bool(os.getxattr(fd, ACCESS_LIST))
+    except OSError as error:
+        return error.errno not in (errno.ENODATA, errno.EOPNOTSUPP)
+
+
+def _look_inside(path: str, above: int, stat: os.stat_result) -> Look:
     """Look into a directory that has an info file, and into any other no further."""
     odd = ""
     for name in INFO_FILES:
         try:
-            fd = os.open(f"{path}/{name}", _LOOKING)
+            # By its directory, in whose place nobody can put another.
+            fd = os.open(name, _LOOKING, dir_fd=above)
         except FileNotFoundError:
             continue
         except OSError:
@@ -415,7 +458,8 @@ def _look_inside(path: str, stat: os.stat_result) -> Look:
         try:
             if modes.S_ISREG(os.fstat(fd).st_mode):
                 info = (name, os.pread(fd, HEAD + 1, 0))
-                return Look(stat, None, None, info, _inside(path, stat))
+                listed = _listed(above, stat)
+                return Look(stat, None, None, info, _inside(path, stat), listed=listed)
             odd = odd or name
         finally:
             os.close(fd)
@@ -425,14 +469,26 @@ def _look_inside(path: str, stat: os.stat_result) -> Look:
 def _inside(path: str, stat: os.stat_result) -> Inside:
     """Return what is in a directory, itself among it; of very much only the first."""
     entries = size = newest = 0
-    for one in islice(chain([stat], _below(path)), MOST_INSIDE):
+    foreign = ""
+    for name, one in islice(chain([(path, stat)], _below(path)), MOST_INSIDE):
         entries += 1
         size += one.st_size
         newest = max(newest, one.st_ctime_ns, one.st_mtime_ns)
-    return Inside(entries, size, newest)
+        if not foreign and _foreign(one, stat):
+            foreign = name.removeprefix(f"{path}/")
+    return Inside(entries, size, newest, foreign)
 
 
-def _below(path: str) -> Iterator[os.stat_result]:
+def _foreign(stat: os.stat_result, above: os.stat_result) -> bool:
+    """Tell whether somebody else owns what is in a directory, or may write it as its group not."""
+    if stat.st_uid not in (above.st_uid, 0):
+        return True
+    mode, group = stat.st_mode, stat.st_gid == above.st_gid
+    writable = mode & modes.S_IWOTH or (mode & modes.S_IWGRP and not group)
+    return bool(writable) and not modes.S_ISLNK(mode)
+
+
+def _below(path: str) -> Iterator[tuple[str, os.stat_result]]:
     """Return the stats of all below a directory but what is too deep for a path, or gone."""
     ahead = [path]
     while ahead:
@@ -442,7 +498,24 @@ def _below(path: str) -> Iterator[os.stat_result]:
                     stat = entry.stat(follow_symlinks=False)
                     if modes.S_ISDIR(stat.st_mode):
                         ahead.append(entry.path)
-                    yield stat
+                    yield entry.path, stat
+
+
+def _access_list(own: int, uid: int, theirs: int, others: int) -> bytes:
+    """Return the list that gives rights to the owner, to one user and to all others.
+
+    As the kernel has it, see linux/posix_acl_xattr.h: a version, then tag, rights and number of
+    each entry, in the order of their tags: owner, user, group, mask, others.
+    """
+    nobody = 0xFFFFFFFF
+    entries = (
+        (0x01, own, nobody),
+        (0x02, theirs, uid),
+        (0x04, others, nobody),
+        (0x10, theirs | others, nobody),
+        (0x20, others, nobody),
+    )
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
 def _renameat2(source: str, target: str) -> int:

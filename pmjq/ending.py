@@ -96,7 +96,7 @@ def unexecuted(
         return Over(attempt, status, State.REJECTED, reason)
     if number == errno.ETXTBSY:
         return Return(attempt, "still open for writing when it was to be executed", stopped=True)
-    return Return(attempt, f"could not be executed for now ({code})", stopped=True)
+    return Return(attempt, f"could not be executed for now ({code})", stopped=True, pause=True)
 
 
 def exceeded(attempt: Attempt, status: Status) -> str:

@@ -16,15 +16,17 @@ from pmjq.directives import Refusal
 from pmjq.examination import Examination
 from pmjq.gates import Verdict
 from pmjq.lease import CLAIMING
-from pmjq.naming import OWN
+from pmjq.naming import ASKING, OWN
 from pmjq.packing import MOST_WAITING
 from pmjq.plan import Candidate, Intent
 from pmjq.ready import Kind
 
 if TYPE_CHECKING:
     from pmjq.desk import Desk
+    from pmjq.job import Attempt
     from pmjq.outside import Outside
     from pmjq.ready import Stat
+    from pmjq.requests import Request
 
 RESCAN = 5.0
 """Seconds between slow looks at everything: an overflowing inotify queue says nothing."""
@@ -123,7 +125,7 @@ class Entries:
                 everything = True
             else:
                 names[name] = None
-        if names.pop(OWN, 0) is None:
+        if names.pop(OWN, 0) is None or any(name.startswith(ASKING) for name in names):
             self._requests()
         for name in self._examination.woken(now):
             self.desk.backlog.wake(name)
@@ -282,12 +284,27 @@ class Entries:
     def hear(self) -> None:
         """See which jobs of this node somebody wants to end."""
         spool, desk, owner = self.outside.spool, self.desk, self.outside.owner
-        asked = spool.asked("cancel")
-        desk.asked = {job_id: owner(uid) for job_id, uid in asked.items() if job_id in desk}
-        unknown = asked.keys() - desk.asked.keys()
-        for job_id in unknown.difference(spool.running()) if unknown else ():
-            # Another's by now, or ended: who asked looks for it there.
-            spool.answered("cancel", job_id)
+        desk.asked, unknown = {}, []
+        for request in spool.asked("cancel"):
+            attempt = desk.attempt(request.job_id)
+            if attempt is None:
+                unknown.append(request)
+            elif spool.may_ask(request.uid, attempt.uid):
+                desk.asked[request.job_id] = owner(request.uid)
+            else:
+                self._refuse(request, attempt)
+        here = set(spool.running()) if unknown else set()
+        for request in unknown:
+            if request.job_id not in here:
+                # Another's by now, or ended: who asked looks for it there.
+                spool.dismiss(request)
+
+    def _refuse(self, request: Request, attempt: Attempt) -> None:
+        """Remove a request about another's job, and say so."""
+        asker = self.outside.owner(request.uid)
+        reason = f"the job is {attempt.owner}'s"
+        self.outside.log.warning("request.refused", id=attempt.id, asker=asker, reason=reason)
+        self.outside.spool.dismiss(request)
 
     def _requests(self) -> None:
         """See what this node is asked for, and what was cancelled before any node had it."""

@@ -89,6 +89,8 @@ class Examination:
             return None
         age = backlog.age(name, look.stat, now, look.inside)
         found = self._settled(name, look, age) or self._asking(name, look, age)
+        if isinstance(found, Candidate) and (reason := self._shut_out(look.stat)):
+            found = Standing(Kind.DEFERRED, reason, LONGEST_DEFERRED)
         if isinstance(found, Candidate) and isinstance(found.verdict, Spec):
             reason = self.desk.packing.place(name, found.verdict, now)
             if reason:
@@ -99,6 +101,16 @@ class Examination:
         if isinstance(found.verdict, Refusal) and not found.verdict.cancels:
             backlog.put_aside(name, look.stat, ready.bad(found.verdict.reason), now)
         return found
+
+    def _shut_out(self, stat: Stat) -> str:
+        """Return why a job's owner may not log in now, empty if he may or need not."""
+        logins = self.outside.logins
+        if logins is not None:
+            try:
+                logins.login(stat.st_uid)
+            except PermissionError as error:
+                return str(error)
+        return ""
 
     def shut(self, name: str, error: OSError, now: float) -> None:
         """Put an entry aside that cannot be opened: others may be, and they come first."""

@@ -113,7 +113,8 @@ class Late:
         disk, path = self.spool.disk, f"{note.stem}.json"
         # A later version may have written what this one does not know.
         known = decoded(disk.read(path) or b"", dict) or {}
-        self.spool.replace(path, msgspec.json.encode(known | msgspec.to_builtins(record)) + b"\n")
+        data = msgspec.json.encode(known | msgspec.to_builtins(record)) + b"\n"
+        self.spool.replace(path, data, record.uid)
         with contextlib.suppress(OSError):
             # What it left since then; where some is filed already, or far away, it stays behind.
             if self.spool.left_files(record):

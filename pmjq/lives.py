@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pmjq.disk import Disk
     from pmjq.job import Record
     from pmjq.node import Life, Reading
-    from pmjq.outside import Logger, Runner, Settings
+    from pmjq.outside import Logger, Logins, Runner, Settings
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Errors of a full disk, which may be less full soon."""
@@ -59,7 +59,8 @@ class Ground:
     ``now`` is monotonic, ``boottime`` goes on while the machine is suspended, ``wall`` is the time
     of day; all in seconds. ``chance`` makes up a UUID. ``wake`` nudges the daemon from a thread of
     the filing's; without it there is no such thread. ``filed`` hears of each job that was filed,
-    and in which spool.
+    and in which spool. ``logins``: each job is run as its owner. ``shared``: others than this
+    user can write the spool; ``private``: what becomes of a job is for its owner alone.
     """
 
     disk: Disk
@@ -79,6 +80,9 @@ class Ground:
     chance: Callable[[], str]
     wake: Callable[[], None] | None = None
     filed: Callable[[Record, str], None] | None = None
+    logins: Logins | None = None
+    shared: bool = False
+    private: bool = False
 
 
 class Lives:
@@ -166,6 +170,7 @@ class Lives:
                 ground.owner,
                 heart.silent,
                 ground.filed,
+                ground.logins,
             )
         )
         self._publish(turn)
@@ -332,7 +337,9 @@ class Lives:
 
     def _spool(self, token: str = "") -> Spool:
         ground = self.ground
-        return Spool(ground.disk, ground.root, token, local=ground.local)
+        spool = Spool(ground.disk, ground.root, token, local=ground.local, private=ground.private)
+        spool.open_to_requests = ground.shared
+        return spool
 
 
 def _in_use(name: str, life: Life | None) -> str:

@@ -369,7 +369,10 @@ class Look:
 
 def _executable(stat: Stat) -> bool:
     """Tell whether a mode lets this user execute a file; access(2) would speak of the mount too."""
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and stat.st_uid != 0:
+        # It is executed as its owner.
+        bits = modes.S_IXUSR
+    elif os.geteuid() == 0:
         bits = modes.S_IXUSR | modes.S_IXGRP | modes.S_IXOTH
     elif stat.st_uid == os.geteuid():
         bits = modes.S_IXUSR

@@ -15,6 +15,9 @@ from datetime import UTC, datetime
 OWN = ".pmjq"
 """The one name in the spool that is pmjq's."""
 
+ASKING = ".pmjq.ask."
+"""How a name begins that tells a daemon that it is asked for something; it is gone at once."""
+
 SUBMITTED, HIDDEN = "submit.", ".pmjq-submit."
 """How the names begin, in ``tmp/`` and in the spool, of what people's commands construct."""
 

@@ -7,7 +7,7 @@ archive, the log, two clocks and the look at the machine.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pmjq import naming
 from pmjq.lease import LEASE
@@ -77,6 +77,28 @@ class Runner(Protocol):
         """Send a signal to the trees of jobs; ``limits``: which of its own a job is over."""
 
 
+class Person(Protocol):
+    """What a login gives; ``pmjq.account.Login``."""
+
+    @property
+    def gid(self) -> int:
+        """His group."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """His variables."""
+
+    def terms(self, *, private: bool, confined: bool) -> dict[str, Any]:
+        """Return the terms of an order by which a job becomes his (``pmjq.becoming``)."""
+
+
+class Logins(Protocol):
+    """Whoever knows what a login gives a user."""
+
+    def login(self, uid: int) -> Person:
+        """Return it; PermissionError tells why he may not log in."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the person asked for, and what this node is.
@@ -84,6 +106,7 @@ class Settings:
     ``poll``: seconds between two listings of the spool; None: as the file system needs it.
     ``cpus`` and ``memory`` (bytes) are what one job may have at most; None: not known.
     ``capacity`` is what all have together.
+    ``confined``: jobs of other users get no more rights than these have.
     ``hooks``: on which occasions this node calls one for the whole spool, and when it last did.
     """
 
@@ -98,6 +121,7 @@ class Settings:
     memory: int | None = None
     capacity: Capacity = field(default_factory=Capacity)
     environment: dict[str, str] = field(default_factory=dict)
+    confined: bool = True
     hooks: Mapping[str, datetime | None] = field(default_factory=dict)
 
 
@@ -174,12 +198,13 @@ class Outside:
         owner: Callable[[int], str] = str,
         silent: Callable[[], float] = float,
         filed: Callable[[Record, str], None] | None = None,
+        logins: Logins | None = None,
     ) -> None:
         """Take what is handed in.
 
         ``now`` is monotonic, ``wall`` the time of day, both in seconds. ``silent`` tells for how
         many seconds this life's beat has not got through. ``filed`` hears of each job that was
-        filed, and in which spool.
+        filed, and in which spool. ``logins``: each job is run as its owner, and not as this user.
         """
         self.settings = settings
         self.spool = spool
@@ -192,4 +217,5 @@ class Outside:
         self.owner = owner
         self.silent = silent
         self.filed = filed
+        self.logins = logins
         self.pauses = Pauses(now, log)

@@ -65,9 +65,17 @@ class Told(NamedTuple):
 class Paperwork(Returned):
     """The paperwork that one life of a node makes, reads and clears away."""
 
-    def __init__(self, disk: Disk, root: str, token: str = "", *, local: bool = True) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        root: str,
+        token: str = "",
+        *,
+        local: bool = True,
+        private: bool = False,
+    ) -> None:
         """Name the tree; nothing is touched."""
-        super().__init__(disk, root, token, local=local)
+        super().__init__(disk, root, token, local=local, private=private)
         self._events = f"{self.own}/events/{token}.jsonl"
         self._written = 0
         self._as_new: tuple[int, int, int] | None = None
@@ -77,7 +85,11 @@ class Paperwork(Returned):
         """Make the paperwork of an attempt; the claim comes after it."""
         disk = self.disk
         building = self._spares.pop() if self._spares else self._make_building()
-        disk.write(f"{building}/claim.{attempt.attempt}.json", msgspec.json.encode(attempt) + b"\n")
+        claim = f"{building}/claim.{attempt.attempt}.json"
+        disk.write(claim, msgspec.json.encode(attempt) + b"\n")
+        # The record takes its place.
+        self._keep_private(claim, attempt.uid)
+        self._keep_private(building, attempt.uid)
         disk.rename(building, f"{self._job}/{attempt.id}")
 
     def _make_building(self) -> str:
@@ -108,6 +120,11 @@ class Paperwork(Returned):
             if self.disk.stat(executable) is None:
                 executable = baton
         return Places(executable, *papers)
+
+    def hand_over(self, attempt: Attempt, gid: int) -> None:
+        """Give the working directory of an attempt to the job's owner; repeatable."""
+        work = f"{self._job}/{attempt.id}/work"
+        self.disk.give(work, attempt.uid, gid, 0o700 if self.private else 0o755)
 
     def point(self, attempt: Attempt) -> None:
         """Give a directory job a path that stays, as ``places`` does for an executable.
@@ -237,8 +254,15 @@ class Paperwork(Returned):
 
     def rewrite_record(self, record: Record) -> None:
         """Write a record that was missing or torn once more."""
+        self._make_papers(record)
+        path = self.record_path(record)
+        self.disk.write(path, msgspec.json.encode(record) + b"\n")
+        self._keep_private(path, record.uid)
+
+    def _make_papers(self, record: Record) -> None:
+        """Make the directory of a job's papers, if it is gone."""
         self._mkdir(f"{self._job}/{record.id}")
-        self.disk.write(self.record_path(record), msgspec.json.encode(record) + b"\n")
+        self._keep_private(f"{self._job}/{record.id}", record.uid)
 
     def prepare_record(self, record: Record, name: str) -> None:
         """Make the paperwork of a job that ends without having been claimed, durably.
@@ -250,6 +274,8 @@ class Paperwork(Returned):
         try:
             path = f"{building}/record.{record.attempt}.json"
             disk.create([(path, msgspec.json.encode(record) + b"\n", 0o644)])
+            self._keep_private(path, record.uid)
+            self._keep_private(building, record.uid)
             disk.rename(building, f"{self._job}/{record.id}")
         except OSError:
             with contextlib.suppress(OSError):
@@ -350,7 +376,7 @@ class Paperwork(Returned):
 
     def write_late(self, record: Record, note: bytes) -> None:
         """Note beside the status of a lost job that it is expected to end."""
-        self._mkdir(f"{self._job}/{record.id}")
+        self._make_papers(record)
         self.disk.write(f"{self._job}/{record.id}/late.{record.attempt}.json", note)
 
     def late(self, job_id: str) -> bytes | None:

@@ -111,7 +111,8 @@ class Return:
 
     ``stopped``: its status says that it is over. Else it must be kept from starting first.
     ``over``: how an attempt failed after which the job asks for another. ``again``: what is
-    remembered of it stays so. ``status``: how far a stopped one had got.
+    remembered of it stays so. ``status``: how far a stopped one had got. ``pause``: it is not to be
+    claimed again at once.
     """
 
     attempt: Attempt
@@ -120,6 +121,7 @@ class Return:
     over: Over | None = None
     again: Again | None = None
     status: Status | None = None
+    pause: bool = False
 
 
 @dataclass(frozen=True, slots=True)

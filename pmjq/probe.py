@@ -116,6 +116,14 @@ def alive(pid: int, start: int) -> bool:
     return pid > 0 and start > 0 and start_time(pid) == start
 
 
+def user(pid: int) -> int:
+    """Return the real user of a process, 0 if that is not to be known."""
+    for line in _text(f"/proc/{pid}/status").splitlines():
+        if line.startswith("Uid:"):
+            return int(line.split()[1])
+    return 0
+
+
 def in_disk_sleep(thread: int) -> bool:
     """Tell whether a thread of this process waits in the kernel as only a disk lets it."""
     fields = _text(f"/proc/self/task/{thread}/stat").rpartition(") ")[2].split()
@@ -123,13 +131,18 @@ def in_disk_sleep(thread: int) -> bool:
 
 
 def members(
-    ids: set[str], leaders: Mapping[str, int], keepers: Collection[int] = ()
+    ids: set[str],
+    leaders: Mapping[str, int],
+    keepers: Collection[int] = (),
+    owners: Mapping[str, int] | None = None,
 ) -> dict[str, list[int]]:
     """Return the processes of jobs by id, in one pass over /proc.
 
     Those of a job are its session, whoever has its mark or its PMJQ_ID, and the descendants of
     all these. ``leaders``: the pids of their first processes, by id; 0 where that is not known.
     ``keepers`` belong to no job: one that is just starting a job has its mark for that moment.
+    ``owners``: whose the jobs are, by id, of those that another user runs: his processes alone can
+    have their marks and ids, which anybody may give to his own.
     """
     by_session = {pid: job_id for job_id, pid in leaders.items() if pid}
     by_mark = {mark(job_id): job_id for job_id in ids}
@@ -142,7 +155,11 @@ def members(
         parents[pid] = process.info["ppid"] or 0
         if pid in strangers:
             continue
-        job_id = by_session.get(_session(pid)) or by_mark.get(_mark(pid)) or _environment_id(pid)
+        job_id = by_session.get(_session(pid)) or ""
+        if not job_id:
+            job_id = by_mark.get(_mark(pid)) or _environment_id(pid)
+            if owners and job_id in owners and user(pid) != owners[job_id]:
+                continue
         if job_id in ids:
             owner[pid] = job_id
     for pid in parents:

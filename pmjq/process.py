@@ -42,6 +42,9 @@ KEEPER = f"import sys; sys.path.append({PACKAGES!r}); from pmjq.keeper import ma
 TOLD_IN_A_MESSAGE = 1000
 """A key is some 60 bytes."""
 
+SLACK = 100
+"""Owners of jobs that may be gone before they are forgotten."""
+
 Key = tuple[str, int]
 """Id and number of an attempt."""
 
@@ -131,6 +134,7 @@ class Processes:
         self._socket: socket.socket | None = None
         self._keeper: subprocess.Popen[bytes] | None = None
         self._kept: set[Key] = set()
+        self._owners: dict[str, int] = {}
         self._most = 0
         self._adopted: dict[int, Key] = {}
         self._watched: dict[int, tuple[int, int]] = {}
@@ -198,6 +202,16 @@ class Processes:
             self._send(now[half:], line[max(0, half - len(now)) :], most)
         else:
             self._kept.update(order.key for order in orders)
+            self._note_owners(orders)
+
+    def _note_owners(self, orders: list[Order]) -> None:
+        """Remember who has what is executed as another user."""
+        if len(self._owners) > 2 * (len(self._kept) + len(self._adopted)) + SLACK:
+            here = {key[0] for key in (*self._kept, *self._adopted.values())}
+            self._owners = {job_id: uid for job_id, uid in self._owners.items() if job_id in here}
+        for order in orders:
+            if order.terms and "uid" in order.terms:
+                self._owners[order.key[0]] = order.terms["uid"]
 
     def _tell(
         self,
@@ -273,6 +287,8 @@ class Processes:
             os.close(fd)
             return False
         self._adopted[fd] = key
+        if uid := probe.user(pid) if os.geteuid() == 0 else 0:
+            self._owners[key[0]] = uid
         self._watched[fd] = (pid, start)
         self._epoll.register(fd, select.EPOLLIN)
         self._pace()
@@ -333,7 +349,9 @@ class Processes:
     ) -> dict[str, list[int]]:
         """Return the processes of jobs by id."""
         keepers = [*self._former, *([self._keeper] if self._keeper else [])]
-        return probe.members(ids, leaders or {}, {keeper.pid for keeper in keepers})
+        pids = {keeper.pid for keeper in keepers}
+        owners = {job_id: self._owners[job_id] for job_id in ids if job_id in self._owners}
+        return probe.members(ids, leaders or {}, pids, owners)
 
     def _start_keeper(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -70,7 +70,8 @@ class Look(NamedTuple):
     ``busy``: somebody has it open for writing; None where the kernel does not tell. ``head``: its
     first bytes, None where it may not be read. Of a directory ``info`` is name and content of its
     info file, and ``inside`` what must stay the same while it is copied, both None if it has none.
-    ``odd``: what has the name of an info file and is none.
+    ``odd``: what has the name of an info file and is none. ``listed``: an access control list says
+    who may use it, so far as that was asked: of what its group may write.
     """
 
     stat: Stat
@@ -79,14 +80,19 @@ class Look(NamedTuple):
     info: tuple[str, bytes] | None = None
     inside: Inside | None = None
     odd: str = ""
+    listed: bool = False
 
 
 class Inside(NamedTuple):
-    """What is in a directory, as far as it tells whether anything changes."""
+    """What is in a directory, as far as it tells whether anything changes.
+
+    ``foreign``: the first in it that is another owner's, or that others than its group may write.
+    """
 
     entries: int
     size: int
     newest_ns: int
+    foreign: str = ""
 
 
 class Kind(StrEnum):
@@ -121,6 +127,13 @@ class Print(NamedTuple):
     ctime_ns: int
 
 
+class Judge(Protocol):
+    """Whoever knows the users: whose files are run, and which of them others can change."""
+
+    def refusal(self, stat: Stat, *, listed: bool = False) -> str:
+        """Return why a file is not run as its owner, empty if it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What this daemon takes.
@@ -129,7 +142,8 @@ class Rules:
     other's. ``settle``, ``settle_moved``: seconds for which an entry must stay the same before it
     is run, the second for one that was renamed or chmodded after its last write.
     ``kernel_tells``: a local file system. ``own``: names of the daemon's own archives.
-    ``guarded``: nothing is run that others than its owner may write.
+    ``judge``: each owner's files
+    are run as him, if that says nothing against it.
     """
 
     uids: frozenset[int] | None
@@ -139,7 +153,7 @@ class Rules:
     settle_moved: float = 0.0
     kernel_tells: bool = True
     own: frozenset[str] = frozenset()
-    guarded: bool = False
+    judge: Judge | None = None
 
 
 PATIENCE_EMPTY = 10.0
@@ -245,11 +259,10 @@ def standing(name: str, stat: Stat, rules: Rules, age: float) -> Standing:
 
 def not_ours(stat: Stat, rules: Rules) -> str:
     """Return why a file is not this daemon's to run, empty if it is: by its owner and its mode."""
+    if rules.judge is not None:
+        return rules.judge.refusal(stat)
     if rules.uids is not None and stat.st_uid not in rules.uids and stat.st_gid not in rules.gids:
         return rules.refusal
-    job = modes.S_ISREG(stat.st_mode) or modes.S_ISDIR(stat.st_mode)
-    if rules.guarded and job and exposed(stat):
-        return "others than root may write it, and would have root run it; chmod go-w releases it"
     return ""
 
 
@@ -264,6 +277,12 @@ def settled(look: Look, rules: Rules, age: float) -> Standing:
     if look.busy:
         again = min(AGAIN_BUSY_MOST, max(AGAIN_BUSY, age / 4))
         return Standing(Kind.INCOMING, "still open for writing", again)
+    if rules.judge is not None:
+        reason = rules.judge.refusal(look.stat, listed=look.listed)
+        if look.inside is not None and look.inside.foreign:
+            reason = f"{look.inside.foreign} in it is another owner's, or others may write it"
+        if reason:
+            return Standing(Kind.LEFT, reason)
     if modes.S_ISDIR(look.stat.st_mode):
         if look.inside is None and look.odd:
             return Standing(Kind.LEFT, f"a directory whose {look.odd} {_NOT_READ}")
@@ -284,6 +303,11 @@ def settled(look: Look, rules: Rules, age: float) -> Standing:
 def is_file(stat: Stat) -> bool:
     """Tell whether an entry is a regular file, which may be opened."""
     return modes.S_ISREG(stat.st_mode)
+
+
+def is_request(stat: Stat) -> bool:
+    """Tell whether a file is its owner's request: made by him, and nothing else's second name."""
+    return modes.S_ISREG(stat.st_mode) and stat.st_nlink == 1 and stat.st_size == 0
 
 
 def is_directory(stat: Stat) -> bool:

@@ -6,33 +6,73 @@ take no more, whatever life they have.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from pmjq import naming, ready
 from pmjq.tree import Tree
+
+ANYBODY_ASKS = 0o1733
+"""The mode of an ``ask/`` in which everybody may make requests, see none and remove his own."""
+
+MOST_ASKED = 1000
+"""Requests that are looked at in one go."""
+
+
+class Request(NamedTuple):
+    """A request about a job: the name of its file, and the user whose file it is."""
+
+    name: str
+    job_id: str
+    uid: int
 
 
 class Requests(Tree):
     """The requests at one spool, to one life of a node and to all nodes."""
 
-    def ask_path(self, token: str, what: str, job_id: str) -> str:
-        """Return the path of a request to a life about a job."""
-        return f"{self.own}/node/{token}/ask/{what}.{job_id}"
+    open_to_requests = False
+    """Whether everybody may ask this life for something about his own jobs."""
 
-    def asked(self, what: str) -> dict[str, int]:
-        """Return the jobs about which this life is asked for something, and the uid of who asks."""
-        base, found = f"{self.own}/node/{self.token}/ask", {}
-        for name in self._list(base):
-            word, _, job_id = name.partition(".")
-            stat = self.disk.stat(f"{base}/{name}") if word == what else None
-            if stat is not None:
-                found[job_id] = stat.st_uid
+    def ask_path(self, token: str, what: str, job_id: str, more: str = "") -> str:
+        """Return the path of a request to a life about a job.
+
+        ``more``: where the usual name is taken by somebody else's.
+        """
+        return f"{self.own}/node/{token}/ask/{what}.{job_id}{more and '.'}{more}"
+
+    def asked(self, what: str) -> list[Request]:
+        """Return what this life is asked for about jobs.
+
+        What is no request is removed: a link has somebody else's inode, who has not asked.
+        """
+        base, found = f"{self.own}/node/{self.token}/ask", []
+        for name in self._list(base)[:MOST_ASKED]:
+            word, _, rest = name.partition(".")
+            stat = self.disk.stat(f"{base}/{name}")
+            job_id = rest.partition(".")[0]
+            if stat is None:
+                continue
+            if word == what and naming.is_id(job_id) and ready.is_request(stat):
+                found.append(Request(name, job_id, stat.st_uid))
+            elif self.open_to_requests:
+                self.remove(f"{base}/{name}")
         return found
 
-    def is_asked(self, what: str, job_id: str) -> bool:
-        """Tell whether this life is asked for something about a job."""
-        return self.disk.stat(self.ask_path(self.token, what, job_id)) is not None
+    def is_asked(self, what: str, job_id: str, owner: int) -> bool:
+        """Tell whether this life is asked for something about a job, by somebody who may ask."""
+        stat = self.disk.stat(self.ask_path(self.token, what, job_id))
+        return stat is not None and self.may_ask(stat.st_uid, owner)
+
+    def may_ask(self, asker: int, owner: int) -> bool:
+        """Tell whether a user may ask for something about the jobs of another."""
+        return not self.open_to_requests or asker in (owner, 0)
 
     def answered(self, what: str, job_id: str) -> None:
         """Remove a request to this life that has been met, or cannot be."""
         self.disk.unlink(self.ask_path(self.token, what, job_id))
+
+    def dismiss(self, request: Request) -> None:
+        """Remove one request to this life, whatever its name."""
+        self.disk.unlink(f"{self.own}/node/{self.token}/ask/{request.name}")
 
     def drains_path(self) -> str:
         """Return the directory that names the drained nodes."""

@@ -27,9 +27,17 @@ if TYPE_CHECKING:
 class Returned(Tree):
     """What one life of a node keeps, reads and forgets of returned jobs."""
 
-    def __init__(self, disk: Disk, root: str, token: str = "", *, local: bool = True) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        root: str,
+        token: str = "",
+        *,
+        local: bool = True,
+        private: bool = False,
+    ) -> None:
         """Name the tree; nothing is touched."""
-        super().__init__(disk, root, token, local=local)
+        super().__init__(disk, root, token, local=local, private=private)
         self._again = f"{self.own}/again"
         self._tried = f"{self.own}/tried"
         self._numbers = itertools.count(1)
@@ -69,6 +77,7 @@ class Returned(Tree):
         building = f"{self._tmp}/{building}" if building else self._new_tmp()
         try:
             self.disk.write_at(building, 0, data, create=True)
+            self._keep_private(building, stat.st_uid)
             self.disk.rename(building, f"{self._again}/{name}")
         except OSError:
             with contextlib.suppress(OSError):

@@ -27,7 +27,7 @@ from pmjq.job import FIRST, FORMAT, Again, Attempt, Record
 from pmjq.naming import HIDDEN, OWN, SUBMITTED
 from pmjq.node import Life
 from pmjq.paperwork import Paperwork, executable_name
-from pmjq.requests import Requests
+from pmjq.requests import ANYBODY_ASKS, Requests
 from pmjq.state import State
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ _UNDER_CONSTRUCTION = re.compile(
 
 DIRECTORIES = ("tmp", "node", "job", "ended", "events", "done", "again", "tried")
 """What lies in the spool's own tree beside its identity."""
+
+SECRET = ("tmp", "events")
+"""What others have nothing to look for in, where jobs are told of to their owners alone."""
 
 OTHERS = modes.S_IWGRP | modes.S_IWOTH
 
@@ -60,11 +63,18 @@ class Spool(Paperwork, Requests):
     """One spool as one life of a node sees it."""
 
     _identity = b""
-    _to_look = False
 
-    def __init__(self, disk: Disk, root: str, token: str = "", *, local: bool = True) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        root: str,
+        token: str = "",
+        *,
+        local: bool = True,
+        private: bool = False,
+    ) -> None:
         """Name the tree; nothing is touched."""
-        super().__init__(disk, root, token, local=local)
+        super().__init__(disk, root, token, local=local, private=private)
         self._recorded: set[str] = set()
         self._as_made_here: Stat | None = None
 
@@ -97,6 +107,8 @@ class Spool(Paperwork, Requests):
         for name in DIRECTORIES:
             if self.disk.stat(f"{self.own}/{name}") is None:
                 self._mkdir(f"{self.own}/{name}")
+        for name in SECRET if self.private else ():
+            self.disk.chmod(f"{self.own}/{name}", 0o700)
         return identity
 
     def identify(self, *, to_look: bool = False) -> Identity:
@@ -104,7 +116,7 @@ class Spool(Paperwork, Requests):
 
         ``to_look``: for somebody who runs nothing, whoever else may write there.
         """
-        self._to_look = to_look
+        self.looking = to_look
         if not to_look:
             self._refuse_foreign(self.own)
         path = f"{self.own}/spool.json"
@@ -134,7 +146,7 @@ class Spool(Paperwork, Requests):
         A share may be unmounted; and where there is no sticky bit, whoever may write the spool may
         put another tree in the place of this one.
         """
-        if not self._to_look and self._foreign(self.own):
+        if not self.looking and self._foreign(self.own):
             return False
         return self.disk.read(f"{self.own}/spool.json") == self._identity
 
@@ -240,7 +252,7 @@ class Spool(Paperwork, Requests):
             # Its paperwork is gone: with the job, or alone, by a burial that was interrupted.
             if self._gone(f"{self._run}/{record.id}"):
                 return False
-            self._mkdir(f"{self._job}/{record.id}")
+            self._make_papers(record)
             self._write_outcome(record)
         return self._moved(f"{self._run}/{record.id}", self.ended_path(record))
 
@@ -248,10 +260,12 @@ class Spool(Paperwork, Requests):
         if record.state is State.REJECTED:
             text = f"pmjq: {record.name}: {record.reason}\n"
             self.disk.write(self.out_path(record), text.encode())
+            self._keep_private(self.out_path(record), record.uid)
         # The claim has served: its file becomes the record, since making a file costs more than all
         # else here. If only half of that happens, the event tells the rest.
         claim = f"{self._job}/{record.id}/claim.{record.attempt}.json"
         self.disk.write(claim, msgspec.json.encode(record) + b"\n")
+        self._keep_private(claim, record.uid)
         self.disk.rename(claim, self.record_path(record))
 
     def take_over(self, other: str, job_id: str) -> bool:
@@ -275,6 +289,8 @@ class Spool(Paperwork, Requests):
         """Make the directories of this life."""
         for path in ("", "/run", "/ask"):
             self._mkdir(f"{self.own}/node/{self.token}{path}")
+        if self.open_to_requests:
+            self.disk.chmod(f"{self.own}/node/{self.token}/ask", ANYBODY_ASKS)
         self.disk.write(self.beat_path(), b"0".zfill(20) + b"\n")
 
     def beat_path(self) -> str:

@@ -84,6 +84,8 @@ class Submission:
         """Touch nothing yet; NotFoundError later if there is no such directory."""
         self.disk = disk
         self.root = root
+        # Whatever the umask: whoever may write a job has it run as its owner.
+        umask |= 0o022
         self._modes = {False: RUNNABLE & ~umask | 0o500, True: HELD & ~umask | 0o400}
         self._hidden = ""
 

@@ -44,12 +44,28 @@ class Left(NamedTuple):
 class Tree:
     """The tree of one spool as one life of a node names it."""
 
-    def __init__(self, disk: Disk, root: str, token: str = "", *, local: bool = True) -> None:
-        """Name the tree; nothing is touched. ``local``: an lstat tells the truth here."""
+    looking = False
+    """Whether somebody looks who runs nothing: what he may not read is not there for him."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        root: str,
+        token: str = "",
+        *,
+        local: bool = True,
+        private: bool = False,
+    ) -> None:
+        """Name the tree; nothing is touched.
+
+        ``local``: an lstat tells the truth here. ``private``: what is told of a job is for its
+        owner alone.
+        """
         self.disk = disk
         self.root = root
         self.token = token
         self.local = local
+        self.private = private
         self.own = f"{root}/{OWN}"
         self._job = f"{self.own}/job"
         self._tmp = f"{self.own}/tmp"  # noqa: S108  # a directory of the spool
@@ -78,20 +94,28 @@ class Tree:
         path = naming.shown(str(error.filename or path))
         self._left.append(Left(job_id, path, error.strerror or str(error)))
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: bytes, uid: int) -> None:
         """Write a file durably, in the place of what may be there, so that nobody sees half of it.
+
+        ``uid``: whom it tells of.
 
         A copy that does not fit is removed: it would keep others from the space that there is.
         """
         hidden = hidden_name(path)
         try:
             self.disk.write(hidden, data)
+            self._keep_private(hidden, uid)
             self.disk.sync(hidden)
             self.disk.rename(hidden, path)
         except OSError:
             with contextlib.suppress(OSError):
                 self.disk.unlink(hidden)
             raise
+
+    def _keep_private(self, path: str, uid: int) -> None:
+        """Have only its owner see what is told of a job, where that is asked for."""
+        if self.private:
+            self.disk.grant(path, uid)
 
     def make(self, path: str) -> None:
         """Make a directory, if it is not there."""
@@ -145,6 +169,10 @@ class Tree:
             return self.disk.names(path)
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except PermissionError:
+            if not self.looking:
+                raise
+            return []
 
     def unknown(self, path: str) -> int:
         """Return the format of a record that is of none that is known here, else 0."""
@@ -152,7 +180,12 @@ class Tree:
         return head.format if head is not None and head.format != FORMAT else 0
 
     def _decode(self, path: str, kind: type[T]) -> T | None:
-        text = self.disk.read(path)
+        try:
+            text = self.disk.read(path)
+        except PermissionError:
+            if not self.looking:
+                raise
+            return None
         return None if text is None else decoded(text, kind)
 
 

@@ -107,7 +107,7 @@ def copy_entry(
         os.mknod(target, stat.st_mode, stat.st_rdev, dir_fd=there)
         _keep_owner(target, stat, there)
         # mknod(2) has heeded the umask.
-        os.chmod(target, modes.S_IMODE(stat.st_mode), dir_fd=there)
+        os.chmod(target, modes.S_IMODE(stat.st_mode) & 0o1777, dir_fd=there)
 
 
 @dataclass(slots=True)
@@ -287,12 +287,16 @@ def _finish(source: int, target: int, stat: os.stat_result) -> None:
     What the file system of the copy cannot keep, or this user may not give, it does without.
     """
     _keep_owner(target, stat)
+    mode = modes.S_IMODE(stat.st_mode)
+    if os.fstat(target).st_uid != stat.st_uid:
+        # Not as somebody else's program: it would give that one's rights away.
+        mode &= ~(modes.S_ISUID | modes.S_ISGID)
     with contextlib.suppress(OSError):
         for name in os.listxattr(source):
             with contextlib.suppress(OSError):
                 os.setxattr(target, name, os.getxattr(source, name))
     with contextlib.suppress(PermissionError):
-        os.fchmod(target, modes.S_IMODE(stat.st_mode))
+        os.fchmod(target, mode)
         os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     os.fsync(target)
 

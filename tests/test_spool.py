@@ -794,7 +794,7 @@ def test_replace(ground: Ground) -> None:
     """A file is written over whole, and nothing else is there in the end."""
     spool = life(ground)
     for text in (b"first", b"2"):
-        spool.replace(f"{spool.own}/done/x", text)
+        spool.replace(f"{spool.own}/done/x", text, 0)
         assert ground.disk.read(f"{spool.own}/done/x") == text
     assert inside(spool, "done") == ["x"]
 
@@ -803,9 +803,9 @@ def test_replace(ground: Ground) -> None:
 def test_replacement_that_fails_is_removed(clinging: Clinging, operation: str) -> None:
     """What was there is there still, and half of the other is not."""
     spool = life(clinging.ground)
-    spool.replace(f"{spool.own}/done/x", b"first")
+    spool.replace(f"{spool.own}/done/x", b"first", 0)
     clinging.refuse(operation, "/done/")
     with pytest.raises(PermissionError):
-        spool.replace(f"{spool.own}/done/x", b"second")
+        spool.replace(f"{spool.own}/done/x", b"second", 0)
     assert spool.disk.read(f"{spool.own}/done/x") == b"first"
     assert inside(spool, "done") == ["x"]
