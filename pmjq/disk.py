@@ -146,6 +146,10 @@ class Disk:
         """Tell whether names may be made in a directory."""
         return os.access(path, os.W_OK | os.X_OK)
 
+    def readable(self, path: str) -> bool:
+        """Tell whether this user may list a directory, as far as its mode tells."""
+        return os.access(path, os.R_OK | os.X_OK)
+
     def searchable(self, path: str) -> bool:
         """Tell whether this user may look up names in a directory."""
         return os.access(path, os.X_OK)
@@ -318,6 +322,19 @@ class Disk:
             raise _named(error, path) from error
         finally:
             os.close(fd)
+
+    def sync_names(self, path: str, last: str) -> None:
+        """Make the names in a directory durable that this user may perhaps write but not read.
+
+        ``last``: the path of what was renamed into it last. Of a drop box that nobody lists that is
+        synced once more: on journalling file systems its new name is durable with it.
+        """
+        try:
+            self.sync(path)
+        except PermissionError:
+            # A node may have claimed it.
+            with contextlib.suppress(OSError):
+                self.sync(last)
 
     def chmod(self, path: str, mode: int) -> None:
         """Set the mode of a file or a directory; a link is not followed, and has none."""

@@ -14,6 +14,7 @@ import heapq
 from collections import deque
 from typing import TYPE_CHECKING
 
+from pmjq import naming
 from pmjq.job import Event, Record
 from pmjq.tree import decoded
 
@@ -41,13 +42,40 @@ def records(
     first look. OSError if the events cannot be read.
     """
     seen: set[tuple[str, int]] = set()
-    for record in _merged(spool, needle):
+    told = _filed if spool.looking and not spool.may_hear() else _merged
+    for record in told(spool, needle):
         # How a lost job ended after all stands after its loss, so it is met first.
         key = record.id, record.attempt
         if key not in seen:
             seen.add(key)
             if wanted(record):
                 yield record
+
+
+def _filed(spool: Spool, needle: bytes) -> Iterator[Record]:
+    """Return the records in the archives that this user may read, newest first.
+
+    That is how somebody sees what became of his jobs where the events are not for him: archived
+    names begin with the time.
+    """
+    archives = {spool.done_path()}
+    for life in spool.lives().values():
+        if life is not None:
+            archives |= {path for path in (life.archive, life.errors) if path}
+    found = [
+        (name, f"{path}/{name}")
+        for path in archives
+        for name in spool.inside(path)
+        if name.endswith(".json") and naming.STEM.match(name)
+    ]
+    for _, path in sorted(found, reverse=True):
+        try:
+            text = spool.disk.read(path) or b""
+        except PermissionError:
+            continue
+        record = decoded(text, Record) if needle in text else None
+        if record is not None:
+            yield record
 
 
 def _merged(spool: Spool, needle: bytes) -> Iterator[Record]:
@@ -146,7 +174,7 @@ class News:
         return begin + disk.read_part(path, begin, size - begin).rfind(b"\n") + 1
 
     def _names(self) -> list[str]:
-        names = self._spool.disk.names(f"{self._spool.own}/events")
+        names = self._spool.inside(f"{self._spool.own}/events")
         return [name for name in names if name.endswith(".jsonl")]
 
     def _path(self, name: str) -> str:

@@ -72,7 +72,10 @@ class Look:
         """Return what is in the spool, in the order in which it is to be run; ``most`` of it."""
         spool, own = self.spool, self._archives() | {OWN}
         # Only what decides the order is kept: the stats of 100,000 take 60 MB.
-        found = [(stat.st_ctime_ns, name) for name, stat in spool.stats() if name not in own]
+        found = []
+        # Of a drop box that nobody lists one sees what one knows by name.
+        with contextlib.suppress(PermissionError):
+            found = [(stat.st_ctime_ns, name) for name, stat in spool.stats() if name not in own]
         found.sort()
         closed, back, hand = self._closed(), frozenset(spool.again_names()), self._in_hand()
         jobs: list[Seen] = []
@@ -256,8 +259,18 @@ class Look:
             record = self.spool.latest_record(job_id)
             if record is not None:
                 return of_record(record, self.spool.root, "ended, and is about to be moved")
-            name = node.name_of(token)
-            return Seen(name=job_id, id=job_id, state=State.CLAIMED, node=name, token=token)
+            name, stat = node.name_of(token), self.spool.baton_stat(token, job_id)
+            uid = None if stat is None else stat.st_uid
+            owner = "" if uid is None else self.owner(uid)
+            return Seen(
+                name=job_id,
+                id=job_id,
+                state=State.CLAIMED,
+                node=name,
+                token=token,
+                owner=owner,
+                uid=uid,
+            )
         status = self.spool.status(attempt) or Status()
         return self._attempted(attempt, status, token)
 
@@ -328,7 +341,7 @@ class Look:
         if most is None and self.spool.changed() != changed:
             # One may have gone back into the queue.
             known = {one.file_name for one in queued}
-            new = [name for name in self.spool.names() if name not in known]
+            new = [name for name in self.spool.entries() if name not in known]
             queued += [one for name in new if (one := self.entry(name)) is not None]
         return [*claimed, *self._still(queued, claimed)]
 

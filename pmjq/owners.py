@@ -78,6 +78,9 @@ def exposed(stat: Stat, user: User, *, listed: bool) -> str:
     not count: where each has one, files are writable by their group as a rule.
     """
     mode = stat.st_mode
+    if not (modes.S_ISREG(mode) or modes.S_ISDIR(mode)):
+        # A link has all rights, which says nothing.
+        return ""
     own = user.alone and stat.st_gid == user.gid and not listed
     if mode & modes.S_IWOTH or (mode & modes.S_IWGRP and not own):
         return "others than its owner may write it; chmod go-w releases it"

@@ -154,6 +154,14 @@ class Spool(Paperwork, Requests):
         """Return the names of all entries, jobs or not."""
         return [name for name in self.disk.names(self.root) if name != OWN]
 
+    def entries(self) -> list[str]:
+        """Return the same, none where they are not for somebody who looks."""
+        return [name for name in self._list(self.root) if name != OWN]
+
+    def baton_stat(self, token: str, job_id: str) -> Stat | None:
+        """Return the lstat of a job that some life has, None if it has it no more."""
+        return self.disk.stat(f"{self.own}/node/{token}/run/{job_id}")
+
     def stats(self) -> Iterator[tuple[str, Stat]]:
         """Return the names of all entries, also ``OWN``, and what an lstat tells of each."""
         return self.disk.stats(self.root)

@@ -18,7 +18,7 @@ import msgspec
 
 from pmjq import job, naming
 from pmjq.job import Again, Attempt, Spec, Status, Try
-from pmjq.naming import HIDDEN, SUBMITTED
+from pmjq.naming import ASKING, HIDDEN, SUBMITTED
 from pmjq.nodes import Pulse
 from pmjq.state import State
 from pmjq.submission import mark, refusal, unique
@@ -105,7 +105,7 @@ class Steering:
         spool, disk = self._spool, self._spool.disk
         if seen.living:
             return _answer(seen, f"is {seen.state}; only what has ended can be tried again")
-        if text := self._may_run(seen):
+        if text := self._not_mine(seen) or self._may_run(seen):
             return _answer(seen, text)
         source = seen.archived_path
         stat = disk.stat(source) if source else None
@@ -121,10 +121,11 @@ class Steering:
         try:
             (disk.copy_tree if modes.S_ISDIR(stat.st_mode) else disk.copy)(source, part)
             made = disk.stat(part)
-            if made is not None:
+            # Where the tree is another user's, its attempts before are not remembered.
+            if made is not None and spool.may_construct():
                 spool.remember(name, made, _after(seen), f"{SUBMITTED}{mark()}")
             disk.rename_new(part, f"{spool.root}/{name}")
-            disk.sync(spool.root)
+            disk.sync_names(spool.root, f"{spool.root}/{name}")
         except OSError as error:
             with contextlib.suppress(OSError):
                 spool.remove(part)
@@ -133,6 +134,15 @@ class Steering:
             f" as {naming.shown(name)}" if name != seen.file_name else ""
         )
         return _answer(seen, text, done=True)
+
+    def _not_mine(self, seen: Seen) -> str:
+        """Return why a job is not this person's to steer, empty if it is.
+
+        Where the tree is his, everything is; elsewhere his own jobs alone.
+        """
+        if seen.uid in (None, self._spool.disk.user()) or self._spool.may_construct():
+            return ""
+        return f"is {seen.owner}'s: only its owner can do that"
 
     def _may_run(self, seen: Seen) -> str:
         """Return why a lost job may still run, empty if it does not."""
@@ -254,7 +264,13 @@ class Steering:
             for one in self.look.nodes
             if one.token == naming.shown(seen.token) and one.state in GONE
         ]
+        if text := self._not_mine(seen):
+            return _answer(seen, text)
         path = spool.ask_path(seen.token, "cancel", seen.id)
+        there = spool.disk.stat(path)
+        if there is not None and there.st_uid not in (spool.disk.user(), 0):
+            # Whoever that is will not be heard.
+            path = spool.ask_path(seen.token, "cancel", seen.id, mark())
         try:
             spool.disk.create([(path, b"", 0o644)])
         except FileExistsError:
@@ -279,7 +295,13 @@ class Steering:
 
     def _nudge(self) -> None:
         """Have daemons on this machine look for requests; others look now and then."""
-        self._spool.disk.touch(self._spool.own)
+        spool = self._spool
+        try:
+            spool.disk.touch(spool.own)
+        except PermissionError:
+            hint = f"{spool.root}/{ASKING}{mark()}"
+            spool.disk.create([(hint, b"", 0o600)])
+            spool.disk.unlink(hint)
 
 
 def _after(seen: Seen) -> Again:

@@ -112,7 +112,7 @@ class Submission:
             for (path, _, _), draft in zip(files, drafts, strict=True):
                 disk.rename_new(path, f"{self.root}/{draft.name}")
                 placed.append(draft.name)
-            disk.sync(self.root)
+            disk.sync_names(self.root, f"{self.root}/{placed[-1]}")
         except OSError as error:
             # Those that are in the spool may run already: they are told of, durable or not.
             for name in placed:

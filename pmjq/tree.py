@@ -164,6 +164,14 @@ class Tree:
         directory, _, name = path.rpartition("/")
         return name in self._list(directory)
 
+    def may_hear(self) -> bool:
+        """Tell whether this user may read the events."""
+        return self.disk.readable(f"{self.own}/events")
+
+    def inside(self, path: str) -> list[str]:
+        """Return the names in a directory, none where it is gone, or not for somebody who looks."""
+        return self._list(path)
+
     def _list(self, path: str) -> list[str]:
         try:
             return self.disk.names(path)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import grp
 import json
 import os
-import pwd
 import signal
 import subprocess
 import sys
@@ -19,10 +17,9 @@ import pytest
 
 from live import PROJECT
 from pmjq import __version__, cli, lock
+from pmjq.admission import Admission
 from pmjq.cli import BUILT, VERBS, main
 from pmjq.daemon import Daemon
-from pmjq.errors import ConfigurationError
-from pmjq.ready import Rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -469,102 +466,6 @@ def test_every_end_has_its_code(
     assert [word for word in words if word not in err] == []
 
 
-# --- whose files
-
-
-@pytest.fixture
-def user(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Be an ordinary user."""
-    monkeypatch.setattr(os, "geteuid", lambda: 4711)
-    return 4711
-
-
-@pytest.fixture
-def root(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Be root."""
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-
-
-def owners(*accept: str, path: str = "/") -> Rules:
-    """Return the rules of a daemon with these ``--accept-owner``."""
-    return cli._rules(path, "ext4", None, accept, frozenset())
-
-
-def test_user_runs_his_own_files(user: int) -> None:
-    """Without ``--accept-owner`` a daemon runs its own user's files."""
-    rules = owners()
-    assert (rules.uids, rules.gids) == (frozenset({user}), frozenset())
-    assert "--accept-owner" in rules.refusal
-
-
-def test_accepted_owners_are_users_numbers_or_groups(user: int) -> None:
-    """A name is a user's if there is one, else a group's; a number is a user's."""
-    name = pwd.getpwuid(0).pw_name
-    users = {each.pw_name for each in pwd.getpwall()}
-    group = next((each for each in grp.getgrall() if each.gr_name not in users), None)
-    assert owners(name, "1234").uids == frozenset({user, 0, 1234})
-    assert group is None or owners(group.gr_name).gids == {group.gr_gid}
-
-
-def test_anybody_is_accepted(user: int) -> None:
-    """ANY, in capitals, is everybody."""
-    assert (owners("ANY").uids, owners("1234", "ANY").uids) == (None, None)
-
-
-@pytest.mark.parametrize("name", ["no-such-user", "any", "", "²"])
-def test_unknown_owner_is_refused(name: str, user: int) -> None:
-    """A name that this machine does not know is a wrong set-up, not an owner without files."""
-    with pytest.raises(ConfigurationError, match=f"--accept-owner {name}: no such user or group"):
-        owners(name)
-
-
-def test_only_root_minds_who_may_write_a_file(user: int) -> None:
-    """With the umask of many systems a user's own files can be written by his group."""
-    assert not owners().guarded
-
-
-def test_root_minds_who_may_write_a_file(root: None) -> None:
-    """Whoever may write a file of root's would have root run what he likes."""
-    assert owners().guarded
-
-
-def test_root_accepts_nobody(root: None) -> None:
-    """Root's daemon never runs other people's files as root."""
-    for name in ("ANY", "root"):
-        with pytest.raises(ConfigurationError, match="as root"):
-            owners(name)
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a root's spool")
-@pytest.mark.parametrize(
-    ("uid", "gid", "mode", "served"),
-    [
-        (0, 0, 0o755, True),
-        (0, 0, 0o770, True),
-        (0, 0, 0o757, False),
-        (0, 0, 0o1777, False),
-        (0, 1000, 0o770, False),
-        (0, 1000, 0o750, True),
-        (1000, 0, 0o755, False),
-    ],
-)
-def test_root_serves_what_only_root_can_write(
-    tmp_path: Path,
-    uid: int,
-    gid: int,
-    mode: int,
-    *,
-    served: bool,
-) -> None:
-    """In a spool that others can write, whoever can write it would choose what root runs."""
-    os.chown(tmp_path, uid, gid)
-    tmp_path.chmod(mode)
-    rules = owners(path=str(tmp_path))
-    assert rules.uids == frozenset({0} if served else ())
-    assert rules.gids == set()
-    assert ("others than root can write" in rules.refusal) != served
-
-
 # --- how long to settle
 
 
@@ -583,11 +484,9 @@ def test_root_serves_what_only_root_can_write(
         ("nfs4", 0.0, (0.0, 0.0, False)),
     ],
 )
-def test_settling(
-    user: int, kind: str, settle: float | None, expected: tuple[float, float, bool]
-) -> None:
+def test_settling(kind: str, settle: float | None, expected: tuple[float, float, bool]) -> None:
     """Locally the kernel tells; elsewhere time must pass, by kind or as asked for."""
-    rules = cli._rules("/", kind, settle, (), frozenset())
+    rules = cli._rules(kind, settle, Admission(), frozenset())
     assert (rules.settle, rules.settle_moved, rules.kernel_tells) == expected
 
 

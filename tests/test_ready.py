@@ -112,33 +112,6 @@ def test_owner_comes_before_everything_but_the_name() -> None:
         assert told(FakeStat(st_uid=1001, st_mode=mode, st_nlink=3)).kind is Kind.LEFT
 
 
-@pytest.mark.parametrize(
-    ("gid", "mode", "exposed"),
-    [
-        (0, 0o755, False),
-        (0, 0o775, False),
-        (0, 0o757, True),
-        (50, 0o755, False),
-        (50, 0o775, True),
-        (50, 0o777, True),
-        (50, 0o666, True),
-    ],
-)
-def test_file_that_others_can_write(gid: int, mode: int, *, exposed: bool) -> None:
-    """Where that matters, what others can write is left alone until they cannot."""
-    stat = FakeStat(st_mode=modes.S_IFREG | mode, st_uid=0, st_gid=gid)
-    left = told(stat, Rules(uids=frozenset({0}), guarded=True))
-    assert (left.kind is Kind.LEFT) == exposed
-    assert ("chmod go-w" in left.reason) == exposed
-    assert told(stat, Rules(uids=frozenset({0}))).kind is not Kind.LEFT
-
-
-def test_link_that_everybody_can_write() -> None:
-    """A symbolic link has the mode 0777, which says nothing."""
-    link = FakeStat(st_mode=modes.S_IFLNK | 0o777, st_uid=0)
-    assert told(link, Rules(uids=frozenset({0}), guarded=True)).kind is Kind.BAD
-
-
 def test_directory_is_left() -> None:
     """A directory without an info file may be on its way in, or be somebody's archive."""
     for mode in (0o40755, 0o42755, 0o41777):
