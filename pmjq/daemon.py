@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 import anyio.to_thread
 
-from pmjq import account, lease, lock, naming, probe, service
+from pmjq import account, infofile, lease, lock, naming, probe, service
 from pmjq.calling import OFTEN, Calling, Commands
 from pmjq.disk import Disk
 from pmjq.hooks import Hooks
@@ -35,6 +35,7 @@ from pmjq.packing import Capacity
 from pmjq.plan import Intent
 from pmjq.process import Processes
 from pmjq.publish import Publisher
+from pmjq.reader import Reader
 from pmjq.version import VERSION
 from pmjq.watch import Watch
 
@@ -107,6 +108,7 @@ class Daemon:
         self._epoll = select.epoll()
         self._epoll.register(self._eventfd, select.EPOLLIN)
         self._epoll.register(self.processes.fileno(), select.EPOLLIN)
+        self.reader = Reader()
         self.hooks = Hooks(log.logger, self.wake)
         self.calling = Calling(
             options.commands,
@@ -146,6 +148,7 @@ class Daemon:
         finally:
             self.hooks.close(PARTING)
             self.processes.close()
+            self.reader.close()
             lock.release(held)
             self.log.flush()
         return FAILED if failed or (self.options.once and self.turn.desk.filing) else 0
@@ -193,6 +196,7 @@ class Daemon:
             logins=options.owners,
             shared=options.shared,
             private=options.private,
+            asked=self.reader.asked if options.shared else infofile.asked,
         )
 
     def _listen(self) -> None:

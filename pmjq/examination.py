@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from pmjq import gates, infofile, naming, outcomes, ready, retries
+from pmjq import gates, naming, outcomes, ready, retries
 from pmjq.directives import Refusal
 from pmjq.job import Spec
 from pmjq.outcomes import Outcomes
@@ -49,7 +49,7 @@ class Examination:
         """Take what is looked at, and the desk with the backlog."""
         self.outside = outside
         self.desk = desk
-        self._outcomes = Outcomes(outside.spool)
+        self._outcomes = Outcomes(outside.spool, outside.asked)
         self._back: frozenset[str] | None = None
         self._heard_at = 0.0
 
@@ -133,7 +133,7 @@ class Examination:
 
     def _asking(self, name: str, look: Look, age: float) -> Candidate | Standing:
         """Return a job with what it asks for, or why it is not to be run yet."""
-        verdict = infofile.asked(look)
+        verdict = self.outside.asked(look)
         if isinstance(verdict, Spec):
             deferred = self._deferred(name, verdict)
             if isinstance(deferred, Standing):

@@ -92,8 +92,13 @@ def _argv(script: object) -> tuple[str, ...]:
 def asked(look: Look) -> Spec | Refusal:
     """Return how to run what was looked at: an executable, or a directory with an info file."""
     if look.info is not None:
-        return spec(*look.info)
-    return Spec() if look.head is None else directives.spec(look.head)
+        return made_out(*look.info)
+    return Spec() if look.head is None else made_out("", look.head)
+
+
+def made_out(name: str, text: bytes) -> Spec | Refusal:
+    """Return what an info file of this name says; without a name the beginning of an executable."""
+    return spec(name, text) if name else directives.spec(text)
 
 
 def refusal(code: str, program: str) -> str:

@@ -16,7 +16,7 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pmjq import errors, job, naming, node, recovery
+from pmjq import errors, infofile, job, naming, node, recovery
 from pmjq.archive import Archive
 from pmjq.filing import Filing
 from pmjq.late import Late
@@ -28,10 +28,12 @@ from pmjq.turn import Turn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pmjq.directives import Refusal
     from pmjq.disk import Disk
-    from pmjq.job import Record
+    from pmjq.job import Record, Spec
     from pmjq.node import Life, Reading
     from pmjq.outside import Logger, Logins, Runner, Settings
+    from pmjq.ready import Look
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Errors of a full disk, which may be less full soon."""
@@ -83,6 +85,7 @@ class Ground:
     logins: Logins | None = None
     shared: bool = False
     private: bool = False
+    asked: Callable[[Look], Spec | Refusal] = infofile.asked
 
 
 class Lives:
@@ -171,6 +174,7 @@ class Lives:
                 heart.silent,
                 ground.filed,
                 ground.logins,
+                ground.asked,
             )
         )
         self._publish(turn)

@@ -19,9 +19,10 @@ from pmjq.job import Spec
 from pmjq.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from datetime import datetime
 
+    from pmjq.ready import Look
     from pmjq.spool import Spool
 
 MOST_FOLLOWED = 1000
@@ -58,9 +59,12 @@ def unknown(other: str) -> str:
 class Outcomes:
     """The outcomes that the queued jobs of one spool wait for."""
 
-    def __init__(self, spool: Spool) -> None:
-        """Read nothing before anything is asked."""
+    def __init__(
+        self, spool: Spool, asked: Callable[[Look], Spec | Refusal] = infofile.asked
+    ) -> None:
+        """Read nothing before anything is asked; ``asked`` makes out what a job asks for."""
         self._spool = spool
+        self._asked = asked
         self._news: News | None = None
         self._ended: dict[str, State] = {}
         self._alive: set[str] = set()
@@ -168,7 +172,7 @@ class Outcomes:
         if other not in self._needs:
             try:
                 look = self._spool.look(other) if self._queued(other) else None
-                asked = infofile.asked(look) if look is not None else Refusal("")
+                asked = self._asked(look) if look is not None else Refusal("")
             except OSError:
                 return ()
             if not isinstance(asked, Spec):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pmjq import naming
+from pmjq import infofile, naming
 from pmjq.lease import LEASE
 from pmjq.packing import Capacity
 
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
+    from pmjq.directives import Refusal
     from pmjq.filing import Filing
     from pmjq.gates import Limits
-    from pmjq.job import Record
+    from pmjq.job import Record, Spec
     from pmjq.node import Machine, Reading
     from pmjq.process import Key, Order, Report
-    from pmjq.ready import Rules
+    from pmjq.ready import Look, Rules
     from pmjq.spool import Spool
 
 FIRST_PAUSE = 0.25
@@ -199,12 +200,14 @@ class Outside:
         silent: Callable[[], float] = float,
         filed: Callable[[Record, str], None] | None = None,
         logins: Logins | None = None,
+        asked: Callable[[Look], Spec | Refusal] = infofile.asked,
     ) -> None:
         """Take what is handed in.
 
         ``now`` is monotonic, ``wall`` the time of day, both in seconds. ``silent`` tells for how
         many seconds this life's beat has not got through. ``filed`` hears of each job that was
         filed, and in which spool. ``logins``: each job is run as its owner, and not as this user.
+        ``asked`` makes out what a job asks for.
         """
         self.settings = settings
         self.spool = spool
@@ -218,4 +221,5 @@ class Outside:
         self.silent = silent
         self.filed = filed
         self.logins = logins
+        self.asked = asked
         self.pauses = Pauses(now, log)
