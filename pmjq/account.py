@@ -15,6 +15,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,7 @@ class Owners:
         self._now = now
         self._users: dict[int, tuple[float, User | None]] = {}
         self._logins: dict[int, tuple[float, Login | str]] = {}
+        self._asking: set[int] = set()
 
     def refusal(self, stat: Stat, *, listed: bool = False) -> str:
         """Return why what a user owns is not run as him, empty if it is."""
@@ -148,15 +150,29 @@ class Owners:
         return user
 
     def login(self, uid: int) -> Login:
-        """Return what a job of a user starts with; PermissionError tells why he may not log in."""
-        until, login = self._logins.get(uid, (0.0, ""))
-        if self._now() >= until:
-            user = self.user(uid)
-            login = owners.unknown(uid) if user is None else _login(user)
-            self._logins[uid] = (self._now() + REMEMBERED, login)
+        """Return what a job of a user starts with; PermissionError tells why he may not log in.
+
+        A session takes its time to open, and may hang with a server: meanwhile what was known
+        before holds, and BlockingIOError tells that nothing is known yet.
+        """
+        until, login = self._logins.get(uid, (0.0, None))
+        if self._now() >= until and uid not in self._asking:
+            self._asking.add(uid)
+            threading.Thread(target=self._ask, args=(uid,), name="login", daemon=True).start()
+        if login is None:
+            raise BlockingIOError(f"a session for {owner_name(uid)} is being opened")
         if isinstance(login, str):
             raise PermissionError(login)
         return login
+
+    def _ask(self, uid: int) -> None:
+        try:
+            user = _user(uid)
+            login = owners.unknown(uid) if user is None else _login(user)
+        except Exception as error:  # noqa: BLE001  # whatever the system's modules do
+            login = f"nothing is known of user {uid}: {type(error).__name__}"
+        self._logins[uid] = (self._now() + REMEMBERED, login)
+        self._asking.discard(uid)
 
 
 def _user(uid: int) -> User | None:

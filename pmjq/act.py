@@ -149,7 +149,7 @@ class Act:
         for attempt in attempts:
             try:
                 person = self._person(attempt)
-            except PermissionError as error:
+            except (PermissionError, BlockingIOError) as error:
                 self.desk.returning[attempt.id] = Return(attempt, str(error))
                 continue
             started.append(attempt)

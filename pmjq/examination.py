@@ -35,6 +35,9 @@ CLOSED = 2.0
 LONGEST_DEFERRED = 60.0
 """Seconds until a job that waits for others, or for a time, is looked at again without news."""
 
+OPENING = 0.05
+"""Seconds until it is looked again whether a session has been opened."""
+
 DEFERRED_LOOKS = 50
 """How many of those that wait for others are looked at in a second, if nothing tells of these."""
 
@@ -89,8 +92,8 @@ class Examination:
             return None
         age = backlog.age(name, look.stat, now, look.inside)
         found = self._settled(name, look, age) or self._asking(name, look, age)
-        if isinstance(found, Candidate) and (reason := self._shut_out(look.stat)):
-            found = Standing(Kind.DEFERRED, reason, LONGEST_DEFERRED)
+        if isinstance(found, Candidate):
+            found = self._shut_out(look.stat) or found
         if isinstance(found, Candidate) and isinstance(found.verdict, Spec):
             reason = self.desk.packing.place(name, found.verdict, now)
             if reason:
@@ -102,15 +105,17 @@ class Examination:
             backlog.put_aside(name, look.stat, ready.bad(found.verdict.reason), now)
         return found
 
-    def _shut_out(self, stat: Stat) -> str:
-        """Return why a job's owner may not log in now, empty if he may or need not."""
+    def _shut_out(self, stat: Stat) -> Standing | None:
+        """Return why a job's owner may not log in now, None if he may or need not."""
         logins = self.outside.logins
-        if logins is not None:
+        if logins is not None and stat.st_uid:
             try:
                 logins.login(stat.st_uid)
             except PermissionError as error:
-                return str(error)
-        return ""
+                return Standing(Kind.DEFERRED, str(error), LONGEST_DEFERRED)
+            except BlockingIOError as error:
+                return Standing(Kind.INCOMING, str(error), OPENING)
+        return None
 
     def shut(self, name: str, error: OSError, now: float) -> None:
         """Put an entry aside that cannot be opened: others may be, and they come first."""

@@ -97,7 +97,7 @@ class Logins(Protocol):
     """Whoever knows what a login gives a user."""
 
     def login(self, uid: int) -> Person:
-        """Return it; PermissionError tells why he may not log in."""
+        """Return it; PermissionError: he may not log in, BlockingIOError: that is not known yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,28 +223,28 @@ def test_who_may_only_read() -> None:
     """Who may not write the spool is told so; nothing is left behind."""
     with public_directory() as base:
         still = Still(base / "spool")
-        still.ended("x")
+        still.ended("x", uid=NOBODY)
+        still.ended("y", uid=1)
         before = snapshot(still.root)
         typed_as(NOBODY, still.root, "retry", "x").refused(NOT_PERMITTED, "Permission denied")
+        typed_as(NOBODY, still.root, "retry", "y").refused(NOT_SO, "only its owner can do that")
         assert snapshot(still.root) == before
 
 
 def test_spool_for_everybody() -> None:
-    """In a spool that everybody may write, whose tree is root's, anybody's job can be tried again.
+    """In a spool that everybody may write, whose tree is root's, one's own jobs can be tried again.
 
-    It is then the job of who asked; or it is said why not. Nothing is lost and nothing left over.
+    Nobody else's, and nothing is left over.
     """
     with public_directory() as base:
         still = Still(base / "spool")
         still.root.chmod(0o1777)
-        still.ended("x", text=TEXT)
-        told = typed_as(NOBODY, still.root, "retry", "x")
-        if told.code == 0:
-            assert (still.root / "x").stat().st_uid == NOBODY
-            assert still.listed() == ["x"]
-        else:
-            told.refused(NOT_PERMITTED)
-            assert still.listed() == []
+        still.ended("x", text=TEXT, uid=NOBODY)
+        still.ended("y", text=TEXT, uid=1)
+        assert typed_as(NOBODY, still.root, "retry", "x").code == 0
+        assert (still.root / "x").stat().st_uid == NOBODY
+        typed_as(NOBODY, still.root, "retry", "y").refused(NOT_SO, "only its owner can do that")
+        assert still.listed() == ["x"]
 
 
 # --- beside a daemon
