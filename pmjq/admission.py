@@ -127,7 +127,7 @@ def _check_shared(root: str, stat: os.stat_result) -> None:
             f"{root}: others than root can write it, and without the sticky bit replace each "
             "other's jobs; chmod +t lets root's daemon serve them all, chmod go-w root alone"
         )
-    _check_above(root)
+    _check_above(root, entered=True)
     try:
         with open(HARD_LINKS, "rb") as file:
             protected = file.read().strip() != b"0"
@@ -152,8 +152,11 @@ def _check_archive(path: str) -> None:
     _check_above(path)
 
 
-def _check_above(path: str) -> None:
-    """Refuse a path at whose end somebody else than root can put another directory."""
+def _check_above(path: str, *, entered: bool = False) -> None:
+    """Refuse a path at whose end somebody else than root can put another directory.
+
+    ``entered``: and one to which others than root cannot come.
+    """
     above = os.path.dirname(os.path.realpath(path))
     while True:
         try:
@@ -166,6 +169,11 @@ def _check_above(path: str) -> None:
                 raise ConfigurationError(
                     f"{path}: others than root can write {above}, and put another directory in "
                     "its place; choose a path whose directories are root's alone"
+                )
+            if entered and not stat.st_mode & modes.S_IXOTH:
+                raise ConfigurationError(
+                    f"{path}: others than root may not enter {above}, so their jobs could not be "
+                    f"executed; chmod o+x {above}, or choose another path"
                 )
         if above == "/":
             return

@@ -72,7 +72,7 @@ def fork(
 
     OSError: there is no child.
     """
-    told, tell = os.pipe()
+    told, tell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         pid = os.fork()
     except OSError:
@@ -101,12 +101,12 @@ def fork(
         os._exit(FAILED)
 
 
-def reason(told: int) -> int:
-    """Return the errno that a child has told, 0 if it has become the job; close the pipe."""
+def reason(told: int) -> int | None:
+    """Return the errno that a child has told, 0 if it has become the job, None before that."""
     try:
         return int(os.read(told, 16) or b"0")
-    finally:
-        os.close(told)
+    except BlockingIOError:
+        return None
 
 
 def _open(out: str, terms: Terms) -> None:

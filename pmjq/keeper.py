@@ -227,10 +227,13 @@ class Keeper:
             os.chdir("/")
 
     def hear(self, told: int) -> None:
-        """Hear whether a child has become its job."""
+        """Hear whether a child has become its job; one that was heard before is gone from here."""
+        number = becoming.reason(told) if told in self.becoming else None
+        if number is None:
+            return
         pid, order, flags, tries = self.becoming.pop(told)
         self.poll.unregister(told)
-        number = becoming.reason(told)
+        os.close(told)
         if number:
             self.jobs.pop(pid, None)
             self.not_begun(order, number, flags, tries)

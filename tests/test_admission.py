@@ -162,6 +162,18 @@ def test_directory_above_that_others_can_write(tmp_path: Path) -> None:
 
 
 @needs_root
+def test_directory_above_that_others_cannot_enter(tmp_path: Path) -> None:
+    """Jobs of others could not be executed there: better said at once than with each of them."""
+    _closed_above(tmp_path)
+    spool = tmp_path / "above" / "spool"
+    spool.mkdir(parents=True)
+    spool.chmod(0o1777)
+    spool.parent.chmod(0o700)
+    with pytest.raises(ConfigurationError, match=r"chmod o\+x .*above, or"):
+        admission.admission(str(spool), Asked(), ())
+
+
+@needs_root
 def test_archive_that_others_can_write(tmp_path: Path) -> None:
     """Root would write through what they put there."""
     _closed_above(tmp_path)
@@ -196,4 +208,4 @@ def _closed_above(path: Path) -> None:
     """Have nobody but root write the directories that pytest makes."""
     for one in (path, *path.parents):
         if one.stat().st_uid == 0 and not one.stat().st_mode & 0o1000:
-            one.chmod(one.stat().st_mode & 0o7755)
+            one.chmod(one.stat().st_mode & 0o7755 | 0o001)
