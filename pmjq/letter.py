@@ -40,15 +40,6 @@ LINES = 20
 MOST_READ = 1 << 13
 """Bytes of a job's output that are looked at for them."""
 
-DAY = 86400.0
-
-FIRST_PAUSE = 60.0
-LONGEST_PAUSE = 3600.0
-"""Seconds between two tries of a letter: doubled each time, from the first to the longest."""
-
-GIVEN_UP = 5 * DAY
-"""Seconds after which a letter is given up that could not be sent: RFC 5321 has 4 to 5 days."""
-
 _NAME = re.compile(rf"[0-9a-f-]{{36}}\.\d+\.({BEGIN}|{END})")
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -101,11 +92,6 @@ def name(job_id: str, attempt: int, kind: str) -> str:
 def is_name(text: str) -> bool:
     """Tell whether a text can name a letter."""
     return _NAME.fullmatch(text) is not None
-
-
-def pause(tries: int) -> float:
-    """Return for how long a letter is left alone after so many tries in vain, at least one."""
-    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(tries - 1, 10))
 
 
 def of_begin(attempt: Attempt, node: str, sender: str, to: Sequence[str], at: datetime) -> Letter:

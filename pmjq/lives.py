@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pmjq.job import Record
     from pmjq.node import Life, Reading
     from pmjq.outside import Logger, Runner, Settings
+    from pmjq.post import Post
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Errors of a full disk, which may be less full soon."""
@@ -59,7 +60,7 @@ class Ground:
     ``now`` is monotonic, ``boottime`` goes on while the machine is suspended, ``wall`` is the time
     of day; all in seconds. ``chance`` makes up a UUID. ``wake`` nudges the daemon from a thread of
     the filing's; without it there is no such thread. ``filed`` hears of each job that was filed,
-    and in which spool.
+    and in which spool. ``post`` has the letters about jobs.
     """
 
     disk: Disk
@@ -79,6 +80,7 @@ class Ground:
     chance: Callable[[], str]
     wake: Callable[[], None] | None = None
     filed: Callable[[Record, str], None] | None = None
+    post: Post | None = None
 
 
 class Lives:
@@ -166,6 +168,7 @@ class Lives:
                 ground.owner,
                 heart.silent,
                 ground.filed,
+                ground.post,
             )
         )
         self._publish(turn)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pmjq.gates import Limits
     from pmjq.job import Record
     from pmjq.node import Machine, Reading
+    from pmjq.post import Post
     from pmjq.process import Key, Order, Report
     from pmjq.ready import Rules
     from pmjq.spool import Spool
@@ -174,12 +175,13 @@ class Outside:
         owner: Callable[[int], str] = str,
         silent: Callable[[], float] = float,
         filed: Callable[[Record, str], None] | None = None,
+        post: Post | None = None,
     ) -> None:
         """Take what is handed in.
 
         ``now`` is monotonic, ``wall`` the time of day, both in seconds. ``silent`` tells for how
         many seconds this life's beat has not got through. ``filed`` hears of each job that was
-        filed, and in which spool.
+        filed, and in which spool. ``post`` has the letters about jobs.
         """
         self.settings = settings
         self.spool = spool
@@ -192,4 +194,5 @@ class Outside:
         self.owner = owner
         self.silent = silent
         self.filed = filed
+        self.post = post
         self.pauses = Pauses(now, log)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pmjq import job, keys, letter, naming
 from pmjq.job import Attempt, Record, Spec, Status, Usage
-from pmjq.letter import Asked, asked, last_lines, of_begin, of_end, pause
+from pmjq.letter import Asked, asked, last_lines, of_begin, of_end
 from pmjq.state import State
 
 ID = "978c82c8-3546-4972-8edb-544f8455e09a"
@@ -256,13 +256,6 @@ def test_occasions(state: str) -> None:
         assert wish.ends(other) == (state in ("end", "fail"))
     assert not Asked((), ("begin", "end", "fail")).begins()
     assert not Asked((), ("begin", "end", "fail")).ends(State.FAILED)
-
-
-def test_pauses() -> None:
-    """A minute, doubled to an hour."""
-    minutes = [pause(tries) / 60 for tries in range(1, 9)]
-    assert minutes == [1, 2, 4, 8, 16, 32, 60, 60]
-    assert pause(100_000) == 3600
 
 
 def test_names() -> None:
