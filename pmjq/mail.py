@@ -95,11 +95,11 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that speaks SMTP; ``secret``: TLS from the first byte."""
+    """A server that speaks SMTP; ``tls``: TLS from the first byte."""
 
     host: str
     port: int
-    secret: bool = False
+    tls: bool = False
     user: str = ""
     password: str = field(default="", repr=False)
     silence: float = SILENCE
@@ -131,23 +131,23 @@ class Server:
     def _connected(self) -> smtplib.SMTP:
         here = self.host in HERE
         context = ssl.create_default_context()
-        if here or not (self.secret or self.user):
+        if here or not (self.tls or self.user):
             # TLS that is not insisted on, as between mail servers: better than none.
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         server: smtplib.SMTP
-        if self.secret:
+        if self.tls:
             server = smtplib.SMTP_SSL(self.host, self.port, timeout=self.silence, context=context)
         else:
             server = smtplib.SMTP(self.host, self.port, timeout=self.silence)
         try:
             server.ehlo_or_helo_if_needed()
-            if not self.secret and server.has_extn("starttls"):
+            if not self.tls and server.has_extn("starttls"):
                 server.starttls(context=context)
                 server.ehlo()
                 self._log_in(server, safe=True)
             else:
-                self._log_in(server, safe=self.secret or here)
+                self._log_in(server, safe=self.tls or here)
         except BaseException:
             server.close()
             raise
@@ -203,7 +203,7 @@ def _server(text: str, environment: Mapping[str, str]) -> Server:
     return Server(
         host,
         port or PORTS[url.scheme],
-        secret=url.scheme == "smtps",
+        tls=url.scheme == "smtps",
         user=environment.get(USER, ""),
         password=environment.get(PASSWORD, ""),
     )
@@ -224,11 +224,8 @@ def _judged(refused: Iterable[tuple[str, tuple[int, bytes]]]) -> dict[str, Refus
 def _told(error: Exception) -> str:
     if isinstance(error, smtplib.SMTPResponseException):
         return f"{error.smtp_code} {_text(error.smtp_error)}"
-    if isinstance(error, TimeoutError):
-        return "does not answer"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return _one_line(str(error)) or type(error).__name__
+    said = error.strerror if isinstance(error, OSError) else ""
+    return _one_line(said or str(error)) or type(error).__name__
 
 
 def _text(said: bytes | str) -> str:
