@@ -82,6 +82,9 @@ class Letters(Tree):
             if self.disk.stat(target) is None:
                 with contextlib.suppress(OSError):
                     self.disk.rename(source, target)
+                    for name in self._list(target):
+                        if not letter.is_name(name):
+                            self.remove(f"{target}/{name}")
             for name in self._letters(other):
                 self._moved(f"{source}/{name}", f"{target}/{name}")
             return not self._letters(other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import threading
 import warnings
 from collections.abc import Callable
@@ -25,17 +26,26 @@ class PostOffice:
     """A server in a thread of its own, from ``with`` to its end.
 
     ``answers`` by address, ``sender`` and ``data`` are what it says instead of 250; ``hold``: an
-    event that it waits for before it takes a letter.
+    event that it waits for before it takes a letter. ``secret``: whether each came by STARTTLS.
     """
 
-    def __init__(self, port: int = 0, login: Callable[..., Any] | None = None) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        login: Callable[..., Any] | None = None,
+        starttls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.port = port or free_port()
         self.answers: dict[str, str] = {}
         self.sender = self.data = ""
         self.hold: threading.Event | None = None
         self.taken: list[Envelope] = []
         self.tried = 0
+        self.secret: list[bool] = []
         self._login = login
+        self._starttls = starttls
+        self._tls = tls
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._serve)
@@ -59,7 +69,7 @@ class PostOffice:
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         server = self._loop.run_until_complete(
-            self._loop.create_server(self._session, "127.0.0.1", self.port)
+            self._loop.create_server(self._session, "127.0.0.1", self.port, ssl=self._tls)
         )
         self._ready.set()
         self._loop.run_forever()
@@ -80,6 +90,7 @@ class PostOffice:
                 hostname="office",
                 loop=self._loop,
                 authenticator=self._login,
+                tls_context=self._starttls,
                 auth_require_tls=False,
                 auth_required=self._login is not None,
             )
@@ -107,6 +118,7 @@ class PostOffice:
         """Take a letter."""
         if self.hold is not None:
             await self._loop.run_in_executor(None, self.hold.wait)
+        self.secret.append(session.ssl is not None)
         if not self.data:
             self.taken.append(envelope)
         return self.data or "250 OK"

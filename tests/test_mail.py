@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
+import ssl
 import stat
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -238,3 +241,49 @@ def test_what_is_no_way(text: str, told: str) -> None:
     with pytest.raises(ValueError, match=re.escape(told)) as error:
         via(text, {}, {})
     assert "secret" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file with a key and a certificate that nobody vouches for."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl here; apt install openssl")
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    words = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+    more = ("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(path), "-out", f"{path}.crt")
+    subprocess.run([openssl, *words.split(), *more], check=True, capture_output=True)
+    path.write_bytes(path.read_bytes() + Path(f"{path}.crt").read_bytes())
+    return path
+
+
+def context(certified: Path) -> ssl.SSLContext:
+    """Return how a server speaks TLS."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.load_cert_chain(certified)
+    return made
+
+
+def test_tls_is_spoken_where_it_is_offered(
+    certified: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With whom, is not asked, unless there is a password to be told."""
+    monkeypatch.setattr(mail, "HERE", frozenset())
+    with PostOffice(starttls=context(certified)) as office:
+        assert server(office).send(letter("ann")) == {}
+        assert office.secret == [True]
+        with pytest.raises(AwayError, match=r"(?i)certificate verify failed"):
+            Server("127.0.0.1", office.port, user="ann", password="x").send(letter("ann"))
+
+
+def test_tls_from_the_first_byte(certified: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The certificate must be good, but for a server on this machine."""
+    with PostOffice(tls=context(certified)) as office:
+        way = Server("127.0.0.1", office.port, tls=True, silence=5.0)
+        assert way.send(letter("ann")) == {}
+        monkeypatch.setattr(mail, "HERE", frozenset())
+        with pytest.raises(AwayError, match=r"(?i)certificate verify failed"):
+            way.send(letter("ann"))
+        monkeypatch.setenv("SSL_CERT_FILE", f"{certified}.crt")
+        assert way.send(letter("ann")) == {}
+        assert len(office.taken) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ import msgspec
 import pytest
 
 from conftest import eventually
-from doubles import Clock
+from doubles import CRASHES, Clock, Crash, Faults, Faulty
 from pmjq import job, letter, post
 from pmjq.disk import Disk
 from pmjq.job import Attempt, Record, Spec, Status
@@ -77,6 +78,7 @@ class Bench:
     """A post at a spool, and a clock that goes on when it is told to."""
 
     def __init__(self, root: Path, *, via: bool = True) -> None:
+        root.mkdir(exist_ok=True)
         self.root = root
         self.clock = Clock()
         self.log = Log()
@@ -485,3 +487,82 @@ def test_what_is_refused(bench: Bench, text: str, state: State, to: tuple[str] |
     bench.post.ended(bench.spool, [(attempt, job.record(attempt, Status(), state, 1.7e9))])
     found = bench.spool.read_letter(letter.name(attempt.id, 1, "end"))
     assert (found and found.to) == to
+
+
+class Closed(Way):
+    """Is never asked: the daemon ends before."""
+
+    def send(self, letter: Letter) -> Mapping[str, Refused]:
+        raise AssertionError
+
+
+def ending(bench: Bench, spool: Spool) -> Record:
+    """Have a job end as the daemon does, at a spool that may be anything."""
+    attempt = attempted(1, "mail=ann")
+    record = recorded(attempt, State.FAILED)
+    bench.post.ended(spool, [(attempt, record)])
+    spool.end(record)
+    return record
+
+
+def test_killed_at_any_time_while_it_is_written(tmp_path: Path) -> None:
+    """A job that has ended has its letter, and only one; what is torn is none."""
+    kills = 0
+    for how in CRASHES:
+        for number in itertools.count(1):
+            bench = Bench(tmp_path / f"{how}{number}".replace(" ", ""))
+            bench.post = Post(bench.log, Closed(), "pmjq@x", bench.clock.now, bench.clock.wall)
+            attempt = attempted(1, "mail=ann")
+            bench.spool.prepare_claim(attempt)
+            run = Path(f"{bench.spool.own}/node/{bench.spool.token}/run/{attempt.id}")
+            run.write_text("#!/bin/sh\n")
+            faults = Faults(at=number, how=how)
+            faulty = Spool(Faulty(Disk(), faults), str(bench.root), bench.spool.token)
+            try:
+                record = ending(bench, faulty)
+            except Crash:
+                kills += 1
+                record = recorded(attempt, State.FAILED)
+            else:
+                if not faults.hit:
+                    break
+            heir = bench.life("00000002")
+            heir.bury(bench.spool.token)
+            if os.path.exists(heir.ended_path(record)):
+                assert heir.letters() == [f"{attempt.id}.1.end"], faults
+            else:
+                assert heir.running() == [attempt.id], faults
+            for name in heir.letters():
+                assert heir.read_letter(name) is not None
+            left = Path(heir.mail_path(heir.token))
+            assert not left.exists() or os.listdir(left) == heir.letters(), faults
+    assert kills > 20
+
+
+def test_killed_at_any_time_while_they_are_taken_over(tmp_path: Path) -> None:
+    """The next one who buries has all letters, each once."""
+    kills = 0
+    for mine, how in itertools.product((False, True), CRASHES):
+        for number in itertools.count(1):
+            bench = Bench(tmp_path / f"{mine}{how}{number}".replace(" ", ""))
+            for one in (1, 2):
+                bench.end(one, send=False)
+            dead, heir = bench.spool, bench.life("00000002")
+            if mine:
+                bench.spool = heir
+                bench.end(3, send=False)
+            faults = Faults(at=number, how=how)
+            faulty = Spool(Faulty(Disk(), faults), str(bench.root), heir.token)
+            try:
+                faulty.bury(dead.token)
+            except Crash:
+                kills += 1
+            if not faults.hit:
+                break
+            last = bench.life("00000003")
+            for token in (heir.token, dead.token):
+                last.bury(token)
+            expected = [f"{ID.format(one)}.1.end" for one in ((1, 2, 3) if mine else (1, 2))]
+            assert sorted(last.letters()) == expected, faults
+            assert last.tokens() == [last.token], faults
+    assert kills > 60
