@@ -22,7 +22,6 @@ from pmjq.delivery import GIVEN_UP, Line
 from pmjq.directives import Refusal
 from pmjq.letter import MOST_READ
 from pmjq.mail import AwayError
-from pmjq.ready import is_file
 from pmjq.state import State
 
 if TYPE_CHECKING:
@@ -95,13 +94,17 @@ class Post:
 
     def began(self, spool: Spool, attempt: Attempt, at: float) -> None:
         """Write and send the letter about a job that has been started, if there is to be one."""
-        asked = letter.asked(attempt.spec.directives)
-        if not asked.begins() or not self._can():
+        try:
+            asked = letter.asked(attempt.spec.directives)
+            if not asked.begins() or not self._can():
+                return
+            key = letter.name(attempt.id, attempt.attempt, letter.BEGIN)
+            moment = job.moment(at)
+            made = letter.of_begin(attempt, attempt.node, self._sender, asked.to, moment)
+        except Exception as error:  # noqa: BLE001  # as of an end
+            self._say_unwritten(attempt.id, error)
             return
-        moment = job.moment(at)
-        key = letter.name(attempt.id, attempt.attempt, letter.BEGIN)
-        text = letter.of_begin(attempt, attempt.node, self._sender, asked.to, moment)
-        if self._written(spool, {key: text}):
+        if self._written(spool, {key: made}):
             self._send([key])
 
     def ended(self, spool: Spool, ends: Iterable[tuple[Attempt, Record]]) -> None:
@@ -137,7 +140,8 @@ class Post:
         asked = letter.asked(record.directives or _refused(spool, attempt, record))
         if not asked.ends(record.state) or not self._can():
             return None
-        now, output = job.moment(self._wall()), _output(spool, record)
+        now = job.moment(self._wall())
+        output = spool.disk.tail(spool.out_path(record), MOST_READ)
         return letter.of_end(record, spool.root, output, self._sender, asked.to, now)
 
     def _can(self) -> bool:
@@ -302,15 +306,6 @@ def _refused(spool: Spool, attempt: Attempt, record: Record) -> Sequence[str]:
     if not isinstance(found, Refusal):
         return found.directives
     return directives.salvaged(look.head or b"")
-
-
-def _output(spool: Spool, record: Record) -> bytes:
-    """Return the end of what a job wrote; none of what is no file, and might be waited for."""
-    path = spool.out_path(record)
-    stat = spool.disk.stat(path)
-    if stat is None or not is_file(stat):
-        return b""
-    return spool.disk.read_part(path, max(0, stat.st_size - MOST_READ), MOST_READ)
 
 
 def _split(name: str) -> tuple[str, str]:

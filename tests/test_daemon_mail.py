@@ -63,12 +63,14 @@ def test_letters(tmp_path: Path) -> None:
     live.drop("bad", f"{MAIL}#PMJQ mail-on=begin,fail\necho oh dear\nexit 3\n")
     live.drop("fine", f"{MAIL}#PMJQ mail-on=fail\ntrue\n")
     live.drop("none", "true\n")
+    live.drop("again", f"{MAIL}#PMJQ mail-on=begin,end retries=1 backoff=0s\nfalse\n")
     live.drop("wrong", f"{MAIL}#PMJQ cpus=many\n")
     live.drop("a\nBcc: eve@evil.org", MAIL)
     assert live.once() == 0
     assert sendmail.subjects == [
         r"done: a\nBcc: eve@evil.org on a",
-        *("done: good on a", "failed: bad on a", "rejected: wrong on a", "started: bad on a"),
+        *("done: good on a", "failed: again on a", "failed: bad on a", "rejected: wrong on a"),
+        *("started: again on a", "started: again on a", "started: bad on a"),
     ]
     (text,) = [text for text in sendmail.texts if "failed: bad" in text]
     assert "\nFrom: q@example.org\nTo: ann@example.org\n" in text
