@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pmjq import directives, infofile, job, letter
+from pmjq import directives, infofile, job, letter, writing
 from pmjq.delivery import GIVEN_UP, Line
 from pmjq.directives import Refusal
-from pmjq.letter import MOST_READ
 from pmjq.mail import AwayError
 from pmjq.state import State
+from pmjq.writing import MOST_READ
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -95,12 +95,12 @@ class Post:
     def began(self, spool: Spool, attempt: Attempt, at: float) -> None:
         """Write and send the letter about a job that has been started, if there is to be one."""
         try:
-            asked = letter.asked(attempt.spec.directives)
+            asked = writing.asked(attempt.spec.directives)
             if not asked.begins() or not self._can():
                 return
             key = letter.name(attempt.id, attempt.attempt, letter.BEGIN)
             moment = job.moment(at)
-            made = letter.of_begin(attempt, attempt.node, self._sender, asked.to, moment)
+            made = writing.of_begin(attempt, attempt.node, self._sender, asked.to, moment)
         except Exception as error:  # noqa: BLE001  # as of an end
             self._say_unwritten(attempt.id, error)
             return
@@ -137,12 +137,12 @@ class Post:
     def _of_end(self, spool: Spool, attempt: Attempt, record: Record) -> Letter | None:
         if spool.ended_before(record.id):
             return None
-        asked = letter.asked(record.directives or _refused(spool, attempt, record))
+        asked = writing.asked(record.directives or _refused(spool, attempt, record))
         if not asked.ends(record.state) or not self._can():
             return None
         now = job.moment(self._wall())
         output = spool.disk.tail(spool.out_path(record), MOST_READ)
-        return letter.of_end(record, spool.root, output, self._sender, asked.to, now)
+        return writing.of_end(record, spool.root, output, self._sender, asked.to, now)
 
     def _can(self) -> bool:
         """Tell whether letters can be sent; if not it is said once."""

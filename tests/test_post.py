@@ -6,7 +6,7 @@ import errno
 import itertools
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -465,7 +465,10 @@ def test_the_output(bench: Bench, tmp_path: Path) -> None:
     assert found.text.endswith("\n  last words\n")
     secret = tmp_path / "secret"
     secret.write_text("not for you\n")
-    for put in (lambda: os.mkfifo(out), lambda: out.symlink_to(secret), out.mkdir, lambda: None):
+    odd: list[Callable[[], object]] = [
+        *(lambda: os.mkfifo(out), lambda: out.symlink_to(secret), out.mkdir, lambda: None)
+    ]
+    for put in odd:
         bench.spool.remove(str(out))
         put()
         bench.post.ended(bench.spool, [(attempt, record)])

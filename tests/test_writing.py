@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmjq import job, keys, letter, naming
+from pmjq import job, keys, letter, naming, writing
 from pmjq.job import Attempt, Record, Spec, Status, Usage
-from pmjq.letter import Asked, asked, last_lines, of_begin, of_end
 from pmjq.state import State
+from pmjq.writing import Asked, asked, last_lines, of_begin, of_end
 
 ID = "978c82c8-3546-4972-8edb-544f8455e09a"
 NOW = datetime(2026, 11, 26, 12, 30, tzinfo=UTC)
@@ -206,7 +206,7 @@ def test_any_address_that_directives_let_through(to: list[str]) -> None:
 def test_any_output(output: bytes) -> None:
     """It is text of printable letters, and not much of it."""
     lines = last_lines(output)
-    assert len(lines) <= letter.LINES
+    assert len(lines) <= writing.LINES
     assert all(line.isprintable() for line in lines)
     made = of_end(record(), "/q", output, "a@b", ANN, NOW)
     assert len(made.text) < 100_000
@@ -219,7 +219,7 @@ def test_a_huge_output() -> None:
     huge = b"".join(b"line %06d\n" % number for number in range(200_000))
     assert last_lines(huge) == [f"line {number:06d}" for number in range(199_980, 200_000)]
     (endless,) = last_lines(b"x" * (1 << 20))
-    assert endless == "x" * letter.MOST_READ
+    assert endless == "x" * writing.MOST_READ
     assert last_lines(b"\xc3\xbc" * 5000 + b"\nend\n") == ["end"]
 
 
