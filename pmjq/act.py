@@ -289,6 +289,10 @@ class Act:
     def _move_ended(self, overs: list[Over]) -> None:
         """Move jobs whose outcome is durable to the ended ones."""
         failed: OSError | None = None
+        if self.outside.post is not None:
+            ends = [(over.attempt, self.desk.over[over.attempt.id].durable) for over in overs]
+            told = [(attempt, record) for attempt, record in ends if record is not None]
+            self.outside.post.ended(self.outside.spool, told)
         for over in overs:
             try:
                 self._move_one(self.desk.over[over.attempt.id])
@@ -305,9 +309,14 @@ class Act:
         desk, log, record = self.desk, self.outside.log, over.durable
         if record is None:
             return
-        moved = self.outside.spool.end(record)
+        post, spool = self.outside.post, self.outside.spool
+        moved = spool.end(record)
         desk.drop(record.id)
+        if post is not None and moved:
+            post.send(record.id)
         if not moved:
+            if post is not None:
+                post.void(spool, record.id)
             reason = "another node has taken it over"
             log.warning("job.fenced", job=record.name, id=record.id, reason=reason)
             return

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from pmjq.admission import Admission
     from pmjq.calling import Commands
+    from pmjq.mail import Via
     from pmjq.ready import Rules
 
 VERBS = frozenset(
@@ -329,6 +330,20 @@ class _Number(click.FloatRange):
     "--once-per-spool", is_flag=True, help="Let one of the nodes run --on-idle and --on-limit."
 )
 @click.option(
+    "--mail-via",
+    metavar="WAY",
+    default="",
+    help=(
+        "Send letters about jobs by this sendmail program or server: PATH, smtp://HOST[:PORT], "
+        "smtps://HOST[:PORT]. [default: sendmail if it is there]"
+    ),
+)
+@click.option(
+    "--mail-from",
+    metavar="ADDRESS",
+    help="Who sends these letters. [default: this user at this machine]",
+)
+@click.option(
     "--log-format",
     "style",
     type=click.Choice(["auto", "console", "json"]),
@@ -392,6 +407,8 @@ def daemon(spool: str, **options: Any) -> int:  # noqa: ANN401  # as click hands
             lease=options["lease"],
             poll=options["poll"],
             commands=_commands(options),
+            via=_via(options["mail_via"]),
+            sender=_sender(options["mail_from"]),
             cpus=options["cpus"],
             memory=_memory(options["memory"]),
         ),
@@ -409,6 +426,34 @@ def _memory(text: str) -> int | None:
         return keys.size(text)
     except ValueError as error:
         raise UsageError(f"--memory {text}: {error}") from error
+
+
+def _via(text: str) -> Via | None:
+    """Return the way for letters, None if there is none; UsageError if the text names none."""
+    from pmjq import mail
+    from pmjq.account import login_environment
+
+    try:
+        return mail.via(text, os.environ, login_environment())
+    except ValueError as error:
+        shown = "" if "@" in text else f" {text}"
+        raise UsageError(f"--mail-via{shown}: {error}") from error
+
+
+def _sender(text: str | None) -> str:
+    """Return the address that letters come from; UsageError if the text is none."""
+    import socket
+
+    from pmjq import keys
+    from pmjq.account import host_name, owner_name
+
+    if text is None:
+        user, host = owner_name(os.geteuid()), socket.gethostname()
+        usual = (f"{user}@{host}", f"{user}@{host_name()}", f"pmjq@{host_name()}")
+        return next(address for address in usual if keys.is_address(address))
+    if not keys.is_address(text):
+        raise UsageError(f"--mail-from {text}: is no address; write for instance pmjq@example.org")
+    return text
 
 
 def _commands(options: dict[str, Any]) -> Commands:

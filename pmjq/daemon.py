@@ -33,6 +33,7 @@ from pmjq.node import Machine
 from pmjq.outside import Settings
 from pmjq.packing import Capacity
 from pmjq.plan import Intent
+from pmjq.post import Post
 from pmjq.process import Processes
 from pmjq.publish import Publisher
 from pmjq.reader import Reader
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
     from pmjq.gates import Limits
     from pmjq.log import Log
+    from pmjq.mail import Via
     from pmjq.ready import Rules
     from pmjq.turn import Turn
 
@@ -59,6 +61,9 @@ LEAVE_PATIENCE = 5.0
 
 PARTING = 1.0
 """Seconds that a daemon which leaves waits for the hooks that it has called."""
+
+POSTING = 5.0
+"""The same for letters, of a daemon that waits for its jobs: those of the last are just written."""
 
 FAILED = 1
 """Exit code of a daemon that failed in a way that nobody thought of."""
@@ -81,6 +86,8 @@ class Options:
     lease: float = LEASE
     poll: float | None = None
     commands: Commands = field(default_factory=Commands)
+    via: Via | None = None
+    sender: str = ""
     cpus: int | None = None
     memory: int | None = None
     owners: account.Owners | None = None
@@ -118,6 +125,7 @@ class Daemon:
             time.time,
             probe.reading,
         )
+        self.post = Post(log.logger, options.via, options.sender, time.monotonic, time.time)
         self.lives = Lives(self._ground(), self._make_known, Heart.start)
 
     @property
@@ -197,6 +205,7 @@ class Daemon:
             shared=options.shared,
             private=options.private,
             asked=self.reader.asked if options.shared else infofile.asked,
+            post=self.post,
         )
 
     def _listen(self) -> None:
@@ -292,10 +301,12 @@ class Daemon:
         self.watch.stop()
         self.lives.heart.stop()
         filed = turn.filing.close()
+        patient = self.options.once or turn.intent is not Intent.LEAVE
+        self.post.close(POSTING if patient else PARTING)
         left = turn.desk.executing()
-        if filed and not turn.desk.in_hand():
-            # A life that has nothing leaves nothing; one with jobs, or whose filing is still at its
-            # papers, is buried by the next.
+        if filed and not turn.desk.in_hand() and not self.post.waiting:
+            # A life that has nothing leaves nothing; one with jobs or letters, or whose filing is
+            # still at its papers, is buried by the next.
             with contextlib.suppress(OSError):
                 turn.spool.bury(turn.spool.token)
         if left:

@@ -10,6 +10,7 @@ Pure: bytes in, ``Spec`` or ``Refusal`` out.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 from dataclasses import dataclass
@@ -94,6 +95,20 @@ def read(head: bytes) -> dict[str, Any] | Refusal:
     if head.partition(b"\n")[0].endswith(b"\r"):
         return Refusal("its lines end in CR LF; convert it, for instance with dos2unix")
     return _with_directives(head, shell=True)  # noqa: S604  # not a call of a shell
+
+
+def salvaged(head: bytes) -> tuple[str, ...]:
+    """Return the words about mail in the directives of a file that others of its words refuse."""
+    found: list[str] = []
+    for line in head.decode("utf-8", "replace").split("\n"):
+        text = line.strip()
+        if text and not text.startswith("#"):
+            break
+        match = _DIRECTIVE.match(text)
+        if match is not None:
+            with contextlib.suppress(ValueError):
+                found += [word for word in shlex.split(match[1]) if word.startswith("mail")]
+    return tuple(word for word in found if not isinstance(keys.fields([word]), keys.Wrong))
 
 
 def refusal(

@@ -41,7 +41,12 @@ _PART = re.compile(rf"({_NUMBER})\s*([smhdw]?)", re.IGNORECASE)
 # Only the last may be without its unit: each text can be read in one way, so it is read quickly.
 _DURATION = re.compile(rf"(?:{_NUMBER}\s*[smhdw]\s*)*(?:{_NUMBER}\s*[smhdw]?)", re.IGNORECASE)
 _CLOCK = re.compile(r"(?:(\d{1,9})-)?(\d{1,9}):(\d\d)(?::(\d\d))?")
-_ADDRESS = re.compile(r"[^\s,;@<>]+(@[^\s,;@<>]+)?")
+# Without what a mail program takes for an option, a file or a command of its own, and without ?,
+# since =? begins what readers of a header decode.
+_ADDRESS = re.compile(
+    r"[A-Za-z0-9_][A-Za-z0-9!#$%&'*+/=^_`{|}~.-]{0,63}"
+    r"(@[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +219,14 @@ def _jobs(text: str) -> tuple[str, ...]:
 
 def _mail(text: str) -> tuple[str, ...]:
     parts = _list(text)
-    if not all(_ADDRESS.fullmatch(part) for part in parts):
+    if not all(map(is_address, parts)):
         raise ValueError("must be addresses with commas between them")
     return parts
+
+
+def is_address(text: str) -> bool:
+    """Tell whether a text can be the address of who sends or gets a letter."""
+    return _ADDRESS.fullmatch(text) is not None
 
 
 def _mail_on(text: str) -> tuple[str, ...]:

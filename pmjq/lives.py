@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pmjq.job import Record, Spec
     from pmjq.node import Life, Reading
     from pmjq.outside import Logger, Logins, Runner, Settings
+    from pmjq.post import Post
     from pmjq.ready import Look
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -63,6 +64,7 @@ class Ground:
     the filing's; without it there is no such thread. ``filed`` hears of each job that was filed,
     and in which spool. ``logins``: each job is run as its owner. ``shared``: others than this
     user can write the spool; ``private``: what becomes of a job is for its owner alone.
+    ``post`` has the letters about jobs.
     """
 
     disk: Disk
@@ -86,6 +88,7 @@ class Ground:
     shared: bool = False
     private: bool = False
     asked: Callable[[Look], Spec | Refusal] = infofile.asked
+    post: Post | None = None
 
 
 class Lives:
@@ -175,6 +178,7 @@ class Lives:
                 ground.filed,
                 ground.logins,
                 ground.asked,
+                ground.post,
             )
         )
         self._publish(turn)

@@ -178,6 +178,9 @@ class Look:
         match report:
             case Started((job_id, _), pid, at):
                 desk.started(job_id, pid, at, now)
+                post, run = self.outside.post, desk.running.get(job_id)
+                if post is not None and run is not None:
+                    post.began(self.outside.spool, run.attempt, at)
             case Ended((job_id, _), code, at, usage, alone):
                 run = desk.running.get(job_id)
                 began = run.at if run else at

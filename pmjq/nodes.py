@@ -92,6 +92,8 @@ class Seen(Struct, frozen=True, kw_only=True):
     memory: int | None = None
     archive: str = ""
     errors: str = ""
+    letters: int | None = None
+    mail: str = ""
     note: str = ""
 
 
@@ -276,6 +278,8 @@ def _notes(seen: Seen) -> list[str]:
         notes.append(f"{seen.contended} claims lost to other nodes{rate}")
     if seen.unfiled:
         notes.append(f"{seen.unfiled} ended jobs are not archived")
+    if seen.letters:
+        notes.append(f"{seen.letters} letters wait{f': {seen.mail}' if seen.mail else ''}")
     if seen.state is Pulse.ALIVE and seen.judged == "process" and seen.silent is None:
         notes.append("its beat is gone: it was taken for dead and begins anew")
     if seen.note:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pmjq.gates import Limits
     from pmjq.job import Record, Spec
     from pmjq.node import Machine, Reading
+    from pmjq.post import Post
     from pmjq.process import Key, Order, Report
     from pmjq.ready import Look, Rules
     from pmjq.spool import Spool
@@ -201,13 +202,14 @@ class Outside:
         filed: Callable[[Record, str], None] | None = None,
         logins: Logins | None = None,
         asked: Callable[[Look], Spec | Refusal] = infofile.asked,
+        post: Post | None = None,
     ) -> None:
         """Take what is handed in.
 
         ``now`` is monotonic, ``wall`` the time of day, both in seconds. ``silent`` tells for how
         many seconds this life's beat has not got through. ``filed`` hears of each job that was
         filed, and in which spool. ``logins``: each job is run as its owner, and not as this user.
-        ``asked`` makes out what a job asks for.
+        ``asked`` makes out what a job asks for. ``post`` has the letters about jobs.
         """
         self.settings = settings
         self.spool = spool
@@ -222,4 +224,5 @@ class Outside:
         self.filed = filed
         self.logins = logins
         self.asked = asked
+        self.post = post
         self.pauses = Pauses(now, log)

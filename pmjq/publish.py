@@ -47,6 +47,7 @@ class Publisher:
             *(verdict.open, verdict.reason, running, queued, str(turn.intent)),
             *(len(desk.filing), aside, self._outage(), desk.won, desk.contended),
             *turn.outside.settings.hooks.values(),
+            *self._mail(),
         )
         if not force and said == self._last and now - self._published < 12 * EVERY:
             return
@@ -63,6 +64,11 @@ class Publisher:
             return f"the spool {desk.outage}"
         return self.turn.outside.pauses.reasons()
 
+    def _mail(self) -> tuple[int, str]:
+        """Return how many letters wait, and why they are not sent if that is so."""
+        post = self.turn.outside.post
+        return (0, "") if post is None else (post.waiting, post.trouble)
+
     def _aside(self) -> dict[str, str]:
         """Return what does not run or is not filed, with the reasons; the first hundred."""
         turn = self.turn
@@ -76,6 +82,7 @@ class Publisher:
     def _life(self, aside: dict[str, str]) -> Life:
         turn, limits, me = self.turn, self.limits, self.machine
         settings, desk = turn.outside.settings, turn.desk
+        letters, mail = self._mail()
         return Life(
             name=settings.node,
             token=turn.spool.token,
@@ -108,4 +115,6 @@ class Publisher:
             archive=naming.shown(turn.filing.archive.done.path),
             errors=naming.shown(turn.filing.archive.failed.path),
             hooks=dict(turn.outside.settings.hooks),
+            letters=letters,
+            mail=mail,
         )

@@ -1,6 +1,6 @@
 """The spool: its identity, its entries, its lives, and every transition of the table.
 
-With the two modules it stands on (``tree``, ``paperwork``) it alone knows the paths below SPOOL.
+With the modules it stands on, from ``tree`` to ``letters``, it alone knows the paths below SPOOL.
 Every transition of the table is one method here and commits with one call. The job file is the
 baton: it is in exactly one place, whoever renames it to a name of its own has it, and whoever
 comes too late gets an error and publishes nothing. That is all that holds on every file system
@@ -24,6 +24,7 @@ import msgspec
 from pmjq import naming, node
 from pmjq.errors import ConfigurationError, NotFoundError
 from pmjq.job import FIRST, FORMAT, Again, Attempt, Record
+from pmjq.letters import Letters
 from pmjq.naming import HIDDEN, OWN, SUBMITTED
 from pmjq.node import Life
 from pmjq.paperwork import Paperwork, executable_name
@@ -59,7 +60,7 @@ class Identity(msgspec.Struct, frozen=True):
     uuid: str
 
 
-class Spool(Paperwork, Requests):
+class Spool(Paperwork, Requests, Letters):
     """One spool as one life of a node sees it."""
 
     _identity = b""
@@ -291,6 +292,10 @@ class Spool(Paperwork, Requests):
             self._recorded.add(record.id)
         return True
 
+    def ended_before(self, job_id: str) -> bool:
+        """Tell whether a job of this life had ended already, with all that belongs to that."""
+        return job_id in self._recorded
+
     # -- lives
 
     def begin(self) -> None:
@@ -343,11 +348,13 @@ class Spool(Paperwork, Requests):
         for name in self._list(f"{base}/ask"):
             # What it was asked for, its heir is: the jobs are his.
             self._moved(f"{base}/ask/{name}", f"{self.own}/node/{self.token}/ask/{name}")
+        # Those that cannot be moved now are in what is left of the life, which is buried again.
+        kept = {"run"} if self.take_letters(token) else {"run", "mail"}
         for name in self._list(self._tmp):
             if name.startswith(f"{token}."):
                 self.remove(f"{self._tmp}/{name}")
         for name in self._list(base):
-            if name != "run":
+            if name not in kept:
                 self.remove(f"{base}/{name}")
         # Not as a tree: should a job be in it after all, however that was overlooked, it stays.
         if not self.disk.rmdir(base) and self.disk.stat(f"{base}/run") is not None:

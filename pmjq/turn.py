@@ -92,6 +92,7 @@ class Turn:
         recovery.clear_paperwork(spool, desk, self.outside.settings.node, lives)
         if self.filing.late is not None:
             self.filing.late.load()
+        self._look_for_letters()
 
     def nudge(self, name: str | None = None) -> None:
         """Ask for a look at one name, or at everything; may be called from any thread."""
@@ -190,9 +191,15 @@ class Turn:
         former = recovery.Former(token, rebooted=True, reason=reason)
         recovery.take_up(self.spool, self.desk, [former], now)
         recovery.clear_up(self.spool, self.desk, token)
+        self._look_for_letters()
         # Last: an archive that is away keeps nobody from taking over.
         with contextlib.suppress(OSError):
             self._mend([former])
+
+    def _look_for_letters(self) -> None:
+        """Have the letters sent that were taken over."""
+        if self.outside.post is not None:
+            self.outside.post.look(self.spool)
 
     def _mend(self, former: list[recovery.Former]) -> None:
         mended = recovery.mend(self.spool, self.filing.archive, former)

@@ -336,6 +336,9 @@ class MemDisk(Disk):
     def read_part(self, path: str, offset: int, size: int) -> bytes:
         return (self.read(path) or b"")[offset : offset + size]
 
+    def tail(self, path: str, size: int) -> bytes:
+        return (self.read(path) or b"")[-size:]
+
     def stats(self, path: str) -> Iterator[tuple[str, os.stat_result]]:
         found = ((name, self.stat(f"{path}/{name}")) for name in self.names(path))
         return ((name, stat) for name, stat in found if stat is not None)
@@ -785,6 +788,9 @@ class Faulty(Disk):
 
     def read_part(self, path: str, offset: int, size: int) -> bytes:
         return self._gone(b"", "read_part", lambda: self.disk.read_part(path, offset, size), path)
+
+    def tail(self, path: str, size: int) -> bytes:
+        return self._gone(b"", "tail", lambda: self.disk.tail(path, size), path)
 
     def stats(self, path: str) -> Iterator[tuple[str, os.stat_result]]:
         return self._do("stats", lambda: self.disk.stats(path), path)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from conftest import eventually
-from pmjq.hooks import MOST_SAID, MOST_TOLD, Hook, Hooks
+from pmjq.errand import MOST_SAID, MOST_TOLD
+from pmjq.hooks import Hook, Hooks
 
 
 class Log:
@@ -88,7 +89,7 @@ def test_hook_that_hangs(
     log: Log, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is ended, with what it started, and the next one runs."""
-    monkeypatch.setattr("pmjq.hooks.GRACE", 0.2)
+    monkeypatch.setattr("pmjq.errand.GRACE", 0.2)
     hooks, pid = Hooks(log, patience=0.3), tmp_path / "pid"
     hooks.call(hook(f"echo $$ >{pid}; {command}"))
     hooks.call(hook("true"))

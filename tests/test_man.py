@@ -15,7 +15,7 @@ import click
 import msgspec
 import pytest
 
-from pmjq import cli, errors, job, keeper, node, paperwork, spool
+from pmjq import cli, errors, job, keeper, letter, node, paperwork, spool
 from pmjq.cli import VERBS
 from pmjq.state import ENDED, TRANSITIONS, State
 
@@ -165,6 +165,7 @@ def names_of(kind: type[msgspec.Struct], prefix: str = "") -> set[str]:
         (job.Record, "record.N.json"),
         (job.Again, "again/NAME"),
         (job.Event, "events/TOKEN.jsonl"),
+        (letter.Letter, "mail/ID.N.KIND"),
         (node.Life, "node.json"),
     ],
 )
