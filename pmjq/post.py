@@ -297,7 +297,8 @@ class Post:
 
 def _refused(spool: Spool, attempt: Attempt, record: Record) -> Sequence[str]:
     """Return what a job asks for of which the record does not tell, since it was refused."""
-    if record.state not in (State.REJECTED, State.CANCELLED):
+    if record.state not in (State.REJECTED, State.CANCELLED) or spool.open_to_requests:
+        # Nothing that others wrote is made out here where they may be anybody.
         return ()
     look = spool.claimed(attempt)
     if look is None:
