@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pmjq import ending, packing, plan, retries
 from pmjq.backlog import Backlog
+from pmjq.devices import Devices
 from pmjq.gates import OPEN, Contention, Forecast
 from pmjq.job import Status
 from pmjq.packing import Capacity, Packing
@@ -103,6 +104,7 @@ class Desk:
         self.silenced: set[str] = set()
         self._limited: dict[str, None] = {}
         self.packing = Packing(capacity or Capacity())
+        self.devices = Devices(self.packing.capacity)
         self.asked: dict[str, str] = {}
         self.drained = ""
         self.back: set[str] = set()
@@ -140,15 +142,30 @@ class Desk:
 
     def pack(self, now: float) -> None:
         """Begin to place jobs beside those that are in hand."""
-        self.packing.begin(self._held(), now, self._holds)
+        self.packing.begin(self._held(), now, self._holds, self._gpus())
 
     def packed(self) -> bool:
-        """Tell whether any job in hand asks for CPUs or memory."""
+        """Tell whether any job in hand asks for CPUs, memory or GPUs."""
         return self.packing.asking(self._holds)
 
     def making_room(self, now: float) -> list[str]:
         """Return the names of jobs that did not fit, and may do so by now."""
-        return self.packing.woken(self._held(), now, self._holds)
+        return self.packing.woken(self._held(), now, self._holds, self._gpus())
+
+    def hold(self, attempt: Attempt) -> None:
+        """Take note of what a job in hand asks for and was given."""
+        self.packing.hold(attempt.id, attempt.spec)
+        self.devices.hold(attempt)
+
+    def spare(self) -> None:
+        """Take back the devices of which nobody has anything any more."""
+        strays = (self.strays, self.stray_remains)
+        self.devices.forget(lambda job_id: job_id in self or any(job_id in each for each in strays))
+
+    def _gpus(self) -> int:
+        """Return how many GPUs are not free."""
+        self.spare()
+        return self.devices.gpus.taken()
 
     def _held(self) -> int:
         """Return how many jobs hold what they ask for."""
@@ -276,6 +293,7 @@ class Desk:
         self.strays = {**old.strays, **self.strays}
         self.stray_remains = old.stray_remains
         self.packing.inherit(old.packing)
+        self.devices.inherit(old.devices)
 
     def silence(self, job_ids: set[str]) -> None:
         """Take note that jobs were told to stop since this node's heartbeat does not get through.
@@ -318,7 +336,7 @@ class Desk:
     def claim(self, attempt: Attempt, now: float | None = None) -> None:
         """Take note of a claim; ``now``: one made just now, None: one that was found."""
         self.claimed[attempt.id] = Claimed(attempt, now)
-        self.packing.hold(attempt.id, attempt.spec)
+        self.hold(attempt)
 
     def launch(self, attempt: Attempt, now: float) -> None:
         """Take note that the keeper was told to start an attempt."""
@@ -353,7 +371,7 @@ class Desk:
     def adopt(self, attempt: Attempt, status: Status, now: float, age: float) -> None:
         """Take note of a process that was found running; ``age``: for so many seconds."""
         self.running[attempt.id] = Run(attempt, status.pid, status.started or 0.0, now - age)
-        self.packing.hold(attempt.id, attempt.spec)
+        self.hold(attempt)
         self._watch(attempt)
         self.forecast = self.forecast.adopted(now, age, self._cpus(attempt))
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from pmjq import naming
+from pmjq.confines import Tree
 from pmjq.lease import LEASE
 from pmjq.packing import Capacity
 
@@ -83,7 +84,8 @@ class Settings:
 
     ``poll``: seconds between two listings of the spool; None: as the file system needs it.
     ``cpus`` and ``memory`` (bytes) are what one job may have at most; None: not known.
-    ``capacity`` is what all have together.
+    ``capacity`` is what all have together, ``gpus`` how many GPUs are among that, and ``tree`` the
+    control group in which they have their own.
     ``hooks``: on which occasions this node calls one for the whole spool, and when it last did.
     """
 
@@ -97,8 +99,14 @@ class Settings:
     cpus: int | None = None
     memory: int | None = None
     capacity: Capacity = field(default_factory=Capacity)
+    tree: Tree = field(default_factory=Tree)
     environment: dict[str, str] = field(default_factory=dict)
     hooks: Mapping[str, datetime | None] = field(default_factory=dict)
+
+    @property
+    def gpus(self) -> int:
+        """Return how many GPUs one job may have at most."""
+        return len(self.capacity.gpus)
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ import marshal
 import os
 import resource
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -26,7 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pmjq import probe
+from pmjq import cgroups, probe
+from pmjq.confines import Tree
 from pmjq.job import Usage
 from pmjq.keeper import LONGEST_MESSAGE
 
@@ -91,7 +93,8 @@ class Unstarted:
 class Ended:
     """An attempt's process has ended.
 
-    ``code`` is negative for a signal. ``alone``: it left no process behind.
+    ``code`` is negative for a signal. ``alone``: it left no process behind. ``limit``: the kernel
+    ended it for this one of its own; ``enforced``: by what it was held to them, as in its status.
     """
 
     key: Key
@@ -99,6 +102,8 @@ class Ended:
     at: float
     usage: Usage
     alone: bool
+    limit: str = ""
+    enforced: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +126,16 @@ Report = Started | Unstarted | Ended | Vanished | Unkept
 class Processes:
     """The processes of one daemon."""
 
-    def __init__(self, descriptors: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, descriptors: tuple[int, int] | None = None, tree: Tree | None = None
+    ) -> None:
         """Start nothing yet.
 
-        ``descriptors``: RLIMIT_NOFILE, soft and hard, of the keeper and so of the jobs.
+        ``descriptors``: RLIMIT_NOFILE, soft and hard, of the keeper and so of the jobs. ``tree``:
+        the control group that jobs have groups of their own in.
         """
         self._descriptors = descriptors
+        self._tree = tree or Tree()
         self._epoll = select.epoll()
         self._socket: socket.socket | None = None
         self._keeper: subprocess.Popen[bytes] | None = None
@@ -311,6 +320,8 @@ class Processes:
             with contextlib.suppress(OSError):
                 if self._socket is not None:
                     self._tell(own, told=told[first : first + TOLD_IN_A_MESSAGE])
+        if number == signal.SIGKILL:
+            cgroups.kill(self._tree, jobs)
         for pids in self._members(set(jobs), jobs).values():
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -333,7 +344,10 @@ class Processes:
     ) -> dict[str, list[int]]:
         """Return the processes of jobs by id."""
         keepers = [*self._former, *([self._keeper] if self._keeper else [])]
-        return probe.members(ids, leaders or {}, {keeper.pid for keeper in keepers})
+        found = probe.members(ids, leaders or {}, {keeper.pid for keeper in keepers})
+        for job_id, pids in cgroups.members(self._tree, ids).items():
+            found[job_id] += [pid for pid in pids if pid not in found[job_id]]
+        return found
 
     def _start_keeper(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -404,6 +418,6 @@ def _report(values: tuple[Any, ...]) -> Started | Unstarted | Ended:
             return Started(key, pid, at)
         case ("unstarted", key, error, tried):
             return Unstarted(key, error, tried)
-        case ("ended", key, code, at, user, system, rss, alone):
-            return Ended(key, code, at, Usage(user, system, rss), alone)
+        case ("ended", key, code, at, user, system, rss, alone, *held):
+            return Ended(key, code, at, Usage(user, system, rss), alone, *held)
     raise AssertionError(f"the keeper reported {values!r}")
