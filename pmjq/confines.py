@@ -112,7 +112,7 @@ def _lowest(limits: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]
     for number, soft, hard in limits:
         other = found.get(number, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         found[number] = (_lower(soft, other[0]), _lower(hard, other[1]))
-    return [(number, *pair) for number, pair in found.items()]
+    return [(number, _lower(soft, hard), hard) for number, (soft, hard) in found.items()]
 
 
 def _lower(one: int, other: int) -> int:

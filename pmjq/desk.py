@@ -99,6 +99,7 @@ class Desk:
         self.hesitates = False
         self.polled = 0.0
         self.outage = ""
+        self.fenced: set[str] = set()
         self.strays: dict[str, Run] = {}
         self.stray_remains: dict[str, Run] = {}
         self.silenced: set[str] = set()
@@ -159,8 +160,8 @@ class Desk:
 
     def spare(self) -> None:
         """Take back the devices of which nobody has anything any more."""
-        strays = (self.strays, self.stray_remains)
-        self.devices.forget(lambda job_id: job_id in self or any(job_id in each for each in strays))
+        others = (self.strays, self.stray_remains, self.fenced)
+        self.devices.forget(lambda job_id: job_id in self or any(job_id in each for each in others))
 
     def _gpus(self) -> int:
         """Return how many GPUs are not free."""
@@ -292,6 +293,7 @@ class Desk:
                 self.strays[job_id] = run
         self.strays = {**old.strays, **self.strays}
         self.stray_remains = old.stray_remains
+        self.fenced |= old.fenced
         self.packing.inherit(old.packing)
         self.devices.inherit(old.devices)
 
@@ -478,6 +480,7 @@ class Desk:
         self.doubts[job_id] = Doubt(attempt, now, now, told=told)
 
     def _stray_ended(self, job_id: str) -> bool:
+        self.fenced.discard(job_id)
         stray = self.strays.pop(job_id, None)
         if stray is not None and stray.attempt.spec.restartable:
             self.stray_remains[job_id] = stray
@@ -532,6 +535,9 @@ class Desk:
         run = self.running.get(job_id)
         attempt = run.attempt if run else self.starting.get(job_id)
         if attempt is not None:
+            if attempt.gpus:
+                # Its process goes on, and with it what it was given.
+                self.fenced.add(job_id)
             cpus = self._cpus(attempt)
             self.forecast = self.forecast.ended(self.forecast.at, 0.0, None, 1.0, cpus)
         for place in self._places():

@@ -35,7 +35,7 @@ OLD = "1c5f0bfe-8a3c-4f2e-9f39-0c3a5d7e9a11"
 
 FREE = {
     *("LOAD", "SLOTS", "NAME", "SECONDS", "N", "PATTERN", "TIME", "DURATION", "SIZE"),
-    *("N-M[%LIMIT]", "ADDRESS,...", "WORD,...", "WORD"),
+    *("N-M[%LIMIT]", "ADDRESS,...", "WORD,...", "WORD", "CMD", "auto|GPU,..."),
 }
 """Metavars of what nobody can complete."""
 
@@ -126,7 +126,7 @@ def test_first_word_is_a_verb_or_a_spool(spool: Path) -> None:
 
 def test_daemon() -> None:
     """Whatever is no verb is the daemon's: its options, their values, directories."""
-    assert offered("--on") == ["--on-stop", "--once"]
+    assert offered("--on-s") == ["--on-stop"]
     assert offered("-C", "4", "--on-stop", "") == ["kill", "leave", "wait"]
     assert offered("--log-format=c") == ["--log-format=console"]
     assert offered("-o", "") == offered("-C", "4", "") == offered("./list", "-e", "x") == ["<dir>"]
