@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pmjq import ending, job, naming, plan, probe, ready, retries
+from pmjq import confines, ending, job, naming, plan, probe, ready, retries
 from pmjq.claims import Claims, Prepared
 from pmjq.desk import Doubt
 from pmjq.job import Attempt, Event, Spec, Status
@@ -44,6 +44,12 @@ THREADS = (
     "JULIA_NUM_THREADS",
 )
 """Variables by which libraries are told how many threads to use; else they use every CPU."""
+
+DEVICES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+"""Variables by which programs and containers are told which GPUs to see; empty: none."""
+
+NUMBERED = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+"""By itself CUDA numbers GPUs by what it takes for their speed, differently from all others."""
 
 
 class Act:
@@ -189,6 +195,9 @@ class Act:
         if spec.cpus is not None:
             environment |= dict.fromkeys(THREADS, str(self._cpus(spec)))
         environment |= dict(one.split("=", 1) for one in spec.env)
+        if settings.gpus:
+            # After its own: no job may see what another one has.
+            environment |= dict.fromkeys(DEVICES, ",".join(attempt.gpus)) | NUMBERED
         if spec.argv:
             work = environment["PWD"] = places.executable
             environment["NB_PROC"] = str(self._cpus(spec))
@@ -213,13 +222,15 @@ class Act:
             self._terms(attempt, person),
         )
 
-    def _terms(self, attempt: Attempt, person: Person | None) -> dict[str, Any] | None:
-        """Return the terms of an attempt that is executed as another user, whose files it gets."""
+    def _terms(self, attempt: Attempt, person: Person | None) -> dict[str, Any]:
+        """Return the terms of an attempt: its limits, and another user's, who gets its files."""
+        spool, settings = self.outside.spool, self.outside.settings
         if person is None:
-            return None
-        spool = self.outside.spool
+            return confines.terms(attempt, settings.tree)
+        limits = confines.terms(attempt, settings.tree, alone=True)
         spool.hand_over(attempt, person.gid)
-        return person.terms(private=spool.private, confined=self.outside.settings.confined)
+        theirs = person.terms(private=spool.private, confined=settings.confined)
+        return confines.joined(theirs, limits)
 
     def _is_directory(self, path: str) -> bool:
         try:
@@ -388,6 +399,8 @@ class Act:
             name_hex=naming.exact(name),
             attempt=again.attempt,
             earlier=again.earlier,
+            gpus=(),
+            cpus=(),
             node="",
             token="",
         )

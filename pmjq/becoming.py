@@ -8,13 +8,15 @@ The child tells over a pipe why it could not; that the pipe ends without a word 
 ``Terms`` are what the order says of it, all of them optional:
 
 ======== ==========================================================================================
-cgroup   the control group it joins: a path
+cgroup   the control group it joins: a path, made before the fork and removed when it is empty
+files    what is written into the control group: text by name of the file
 limits   resource limits: triples of number, soft and hard
 cpus     the CPUs it may run on
 umask    the mask of its files
 uid      who it becomes, with ``gid`` and ``groups``; its output is his
 private  whether nobody else may read that
 confined whether no program that it executes may give it more rights (PR_SET_NO_NEW_PRIVS)
+enforced what holds it to what it asks for, in the words of status.N
 ======== ==========================================================================================
 
 The standard library alone, like the keeper.
@@ -37,6 +39,9 @@ FAILED = 127
 
 OUT = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
+OPTIONAL = frozenset({"memory.swap.max", "memory.oom.group"})
+"""Files that older kernels, or those without swap, do not have."""
+
 RESET = signal.valid_signals()
 """A job must find all signals as a login gives them.
 
@@ -56,6 +61,48 @@ def prctl() -> Prctl | None:
     except (ImportError, OSError, AttributeError):
         return None
     return call
+
+
+def make_room(terms: Terms) -> None:
+    """Make the control group that a child is to join; OSError if that cannot be."""
+    if "cgroup" not in terms:
+        return
+    if not os.path.isdir(terms["cgroup"]):
+        # It is there for a start that has to be tried again.
+        os.mkdir(terms["cgroup"])
+    for name, text in terms["files"].items():
+        try:
+            _write(f"{terms['cgroup']}/{name}", text)
+        except OSError:
+            if name not in OPTIONAL:
+                raise
+
+
+def exceeded(terms: Terms) -> str:
+    """Return which of its limits the kernel has ended a job for, as its control group tells."""
+    if "cgroup" not in terms:
+        return ""
+    try:
+        fd = os.open(f"{terms['cgroup']}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            words = os.read(fd, 4096).split()
+        finally:
+            os.close(fd)
+        kills = words[words.index(b"oom_kill") + 1]
+    except (OSError, ValueError, IndexError):
+        return ""
+    return "memory" if kills != b"0" else ""
+
+
+def removed(cgroup: str) -> bool:
+    """Remove a control group; False if something is left in it."""
+    try:
+        os.rmdir(cgroup)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def fork(
@@ -122,14 +169,11 @@ def _open(out: str, terms: Terms) -> None:
 
 def _become(nicer: int, terms: Terms, call: Prctl | None) -> None:
     """Take on limits first, which takes rights, then the owner; OSError if one cannot be had."""
-    if "cgroup" in terms:
-        joining = os.open(f"{terms['cgroup']}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
-        os.write(joining, b"0")
-        os.close(joining)
-    for number, soft, hard in terms.get("limits", ()):
-        resource.setrlimit(number, (soft, hard))
-    if "cpus" in terms:
-        os.sched_setaffinity(0, terms["cpus"])
+    try:
+        _take_on(terms)
+    except OSError as error:
+        # Not the job's own fault, as the same number from execve is: it is to be tried again.
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
     if "umask" in terms:
         os.umask(terms["umask"])
     if "uid" in terms:
@@ -141,6 +185,29 @@ def _become(nicer: int, terms: Terms, call: Prctl | None) -> None:
         be_nicer(0, nicer)
     if terms.get("confined") and (call is None or call(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+def _write(path: str, text: str) -> None:
+    """Write what a control group is told; only tests come to a file that is not there."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _take_on(terms: Terms) -> None:
+    if "cgroup" in terms:
+        _write(f"{terms['cgroup']}/cgroup.procs", "0")
+    for number, soft, hard in terms.get("limits", ()):
+        try:
+            resource.setrlimit(number, (soft, hard))
+        except ValueError:
+            # Only root may raise the hard one: what holds for us is less than is asked for.
+            _, most = resource.getrlimit(number)
+            resource.setrlimit(number, (min(soft, most) if soft >= 0 else most, most))
+    if "cpus" in terms:
+        os.sched_setaffinity(0, terms["cpus"])
 
 
 def be_nicer(group: int, by: int) -> None:

@@ -54,8 +54,11 @@ class Claims:
         """Make the paperwork of claims."""
         outside = self.outside
         prepared: list[Prepared] = []
+        self.desk.spare()
         for candidate in candidates:
             attempt = self._attempt(candidate)
+            if attempt is None:
+                continue
             try:
                 outside.spool.prepare_claim(attempt)
             except OSError as error:
@@ -210,12 +213,17 @@ class Claims:
         """Return an id that no job ever had."""
         return str(uuid.uuid4())
 
-    def _attempt(self, candidate: Candidate) -> Attempt:
-        """Return the next attempt of a job."""
+    def _attempt(self, candidate: Candidate) -> Attempt | None:
+        """Return the next attempt of a job, None if there are not the devices that it needs."""
         stat, verdict, name = candidate.stat, candidate.verdict, candidate.name
-        again = candidate.again or FIRST
+        again, job_id = candidate.again or FIRST, self.new_id()
+        spec = Spec() if isinstance(verdict, Refusal) else verdict
+        assigned = self.desk.devices.assign(job_id, spec)
+        if assigned is None:
+            return None
+        gpus, cpus = assigned
         return Attempt(
-            id=self.new_id(),
+            id=job_id,
             name=naming.shown(name),
             name_hex=naming.exact(name),
             attempt=again.attempt,
@@ -225,7 +233,9 @@ class Claims:
             token=self.outside.spool.token,
             queued=job.moment(stat.st_ctime_ns / 1e9),
             claimed=job.moment(self.outside.wall()),
-            spec=Spec() if isinstance(verdict, Refusal) else verdict,
+            spec=spec,
+            gpus=gpus,
+            cpus=cpus,
             refused=verdict.reason if isinstance(verdict, Refusal) else "",
             cancelled=isinstance(verdict, Refusal) and verdict.cancels,
             tries=again.tries,

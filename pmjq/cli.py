@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import string
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,9 @@ BUILT = {
 """Those that this version has, and the module of each. The others are reserved."""
 
 INTERRUPTED = 130
+
+GPU_LETTERS = frozenset(string.ascii_letters + string.digits + "-:./_")
+"""Of a number, of a UUID as GPU-8932f937, or of a part as MIG-8932f937."""
 
 COMPLETING = "_PMJQ_COMPLETE"
 """What the scripts in contrib/completion set to the name of their shell. click's usual name."""
@@ -223,6 +227,11 @@ class _Number(click.FloatRange):
     default="",
     help="Memory that jobs have together, of what they ask for. [default: all]",
 )
+@click.option(
+    "--gpus",
+    metavar="auto|GPU,...",
+    help="GPUs that jobs are given, whole ones; auto: as many as there are. [default: none]",
+)
 @click.option("--node", metavar="NAME", help="Name of this node. [default: the host name]")
 @click.option(
     "--settle",
@@ -360,8 +369,8 @@ def daemon(spool: str, **options: Any) -> int:  # noqa: ANN401  # as click hands
 
     Several nodes may serve one SPOOL. pmjq VERB --help tells of the other commands.
     """
-    from pmjq import node as nodes  # click answers --help and a wrong option without the rest
-    from pmjq import probe
+    from pmjq import cgroups, probe  # click answers --help and a wrong option without the rest
+    from pmjq import node as nodes
     from pmjq.account import host_name
     from pmjq.daemon import Daemon, Options
     from pmjq.gates import Limits
@@ -411,6 +420,8 @@ def daemon(spool: str, **options: Any) -> int:  # noqa: ANN401  # as click hands
             sender=_sender(options["mail_from"]),
             cpus=options["cpus"],
             memory=_memory(options["memory"]),
+            gpus=_gpus(options["gpus"]),
+            tree=cgroups.take(),
         ),
         Log(options["style"]),
     ).run()
@@ -454,6 +465,21 @@ def _sender(text: str | None) -> str:
     if not keys.is_address(text):
         raise UsageError(f"--mail-from {text}: is no address; write for instance pmjq@example.org")
     return text
+
+
+def _gpus(text: str | None) -> tuple[str, ...]:
+    """Return the names of GPUs; UsageError if the text names none, or one twice."""
+    from pmjq import probe
+
+    if text is None:
+        return ()
+    if text == "auto":
+        return tuple(str(number) for number in range(probe.gpus()))
+    names = tuple(text.split(","))
+    good = all(name and not set(name) - GPU_LETTERS for name in names)
+    if not good or len(set(names)) < len(names):
+        raise UsageError(f"--gpus {text}: name each GPU once, for instance 0,1, or write auto")
+    return names
 
 
 def _commands(options: dict[str, Any]) -> Commands:

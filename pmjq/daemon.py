@@ -25,6 +25,7 @@ import anyio.to_thread
 
 from pmjq import account, infofile, lease, lock, naming, probe, service
 from pmjq.calling import OFTEN, Calling, Commands
+from pmjq.confines import Tree
 from pmjq.disk import Disk
 from pmjq.hooks import Hooks
 from pmjq.lease import LEASE, Heart
@@ -94,6 +95,8 @@ class Options:
     shared: bool = False
     private: bool = False
     confined: bool = True
+    gpus: tuple[str, ...] = ()
+    tree: Tree = field(default_factory=Tree)
 
 
 class Daemon:
@@ -107,7 +110,7 @@ class Daemon:
         # Several thousand adopted jobs need a descriptor each; jobs get the limit that the
         # daemon was started with.
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.processes = Processes(descriptors)
+        self.processes = Processes(descriptors, options.tree)
         self._signals_heard = 0
         self._progress = service.Progress()
         self.watch = Watch(options.spool, self._nudged, self._watch_troubled)
@@ -171,7 +174,14 @@ class Daemon:
         settings = Settings(
             cpus=cpus,
             memory=memory,
-            capacity=Capacity(together, memory, usual=0 if by_load else 1),
+            capacity=Capacity(
+                together,
+                memory,
+                usual=0 if by_load else 1,
+                gpus=options.gpus,
+                numbers=() if "cpu" in options.tree.controllers else probe.cpu_numbers(),
+            ),
+            tree=options.tree,
             node=options.node,
             machine=self.machine,
             limits=options.limits,
@@ -271,6 +281,7 @@ class Daemon:
                 version=VERSION,
                 pid=os.getpid(),
                 file_system=self.options.kind,
+                cgroup=str(self.options.tree),
             )
             group.start_soon(self._feed_watchdog)
             group.start_soon(self._guard)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pmjq import ending, packing, plan, retries
 from pmjq.backlog import Backlog
+from pmjq.devices import Devices
 from pmjq.gates import OPEN, Contention, Forecast
 from pmjq.job import Status
 from pmjq.packing import Capacity, Packing
@@ -98,11 +99,13 @@ class Desk:
         self.hesitates = False
         self.polled = 0.0
         self.outage = ""
+        self.fenced: set[str] = set()
         self.strays: dict[str, Run] = {}
         self.stray_remains: dict[str, Run] = {}
         self.silenced: set[str] = set()
         self._limited: dict[str, None] = {}
         self.packing = Packing(capacity or Capacity())
+        self.devices = Devices(self.packing.capacity)
         self.asked: dict[str, str] = {}
         self.drained = ""
         self.back: set[str] = set()
@@ -148,15 +151,30 @@ class Desk:
 
     def pack(self, now: float) -> None:
         """Begin to place jobs beside those that are in hand."""
-        self.packing.begin(self._held(), now, self._holds)
+        self.packing.begin(self._held(), now, self._holds, self._gpus())
 
     def packed(self) -> bool:
-        """Tell whether any job in hand asks for CPUs or memory."""
+        """Tell whether any job in hand asks for CPUs, memory or GPUs."""
         return self.packing.asking(self._holds)
 
     def making_room(self, now: float) -> list[str]:
         """Return the names of jobs that did not fit, and may do so by now."""
-        return self.packing.woken(self._held(), now, self._holds)
+        return self.packing.woken(self._held(), now, self._holds, self._gpus())
+
+    def hold(self, attempt: Attempt) -> None:
+        """Take note of what a job in hand asks for and was given."""
+        self.packing.hold(attempt.id, attempt.spec)
+        self.devices.hold(attempt)
+
+    def spare(self) -> None:
+        """Take back the devices of which nobody has anything any more."""
+        others = (self.strays, self.stray_remains, self.fenced)
+        self.devices.forget(lambda job_id: job_id in self or any(job_id in each for each in others))
+
+    def _gpus(self) -> int:
+        """Return how many GPUs are not free."""
+        self.spare()
+        return self.devices.gpus.taken()
 
     def _held(self) -> int:
         """Return how many jobs hold what they ask for."""
@@ -283,7 +301,9 @@ class Desk:
                 self.strays[job_id] = run
         self.strays = {**old.strays, **self.strays}
         self.stray_remains = old.stray_remains
+        self.fenced |= old.fenced
         self.packing.inherit(old.packing)
+        self.devices.inherit(old.devices)
 
     def silence(self, job_ids: set[str]) -> None:
         """Take note that jobs were told to stop since this node's heartbeat does not get through.
@@ -326,7 +346,7 @@ class Desk:
     def claim(self, attempt: Attempt, now: float | None = None) -> None:
         """Take note of a claim; ``now``: one made just now, None: one that was found."""
         self.claimed[attempt.id] = Claimed(attempt, now)
-        self.packing.hold(attempt.id, attempt.spec)
+        self.hold(attempt)
 
     def launch(self, attempt: Attempt, now: float) -> None:
         """Take note that the keeper was told to start an attempt."""
@@ -361,7 +381,7 @@ class Desk:
     def adopt(self, attempt: Attempt, status: Status, now: float, age: float) -> None:
         """Take note of a process that was found running; ``age``: for so many seconds."""
         self.running[attempt.id] = Run(attempt, status.pid, status.started or 0.0, now - age)
-        self.packing.hold(attempt.id, attempt.spec)
+        self.hold(attempt)
         self._watch(attempt)
         self.forecast = self.forecast.adopted(now, age, self._cpus(attempt))
 
@@ -468,6 +488,7 @@ class Desk:
         self.doubts[job_id] = Doubt(attempt, now, now, told=told)
 
     def _stray_ended(self, job_id: str) -> bool:
+        self.fenced.discard(job_id)
         stray = self.strays.pop(job_id, None)
         if stray is not None and stray.attempt.spec.restartable:
             self.stray_remains[job_id] = stray
@@ -522,6 +543,9 @@ class Desk:
         run = self.running.get(job_id)
         attempt = run.attempt if run else self.starting.get(job_id)
         if attempt is not None:
+            if attempt.gpus:
+                # Its process goes on, and with it what it was given.
+                self.fenced.add(job_id)
             cpus = self._cpus(attempt)
             self.forecast = self.forecast.ended(self.forecast.at, 0.0, None, 1.0, cpus)
         for place in self._places():

@@ -10,7 +10,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from pmjq import directives, infofile
-from pmjq.plan import OUTPUT, TIME, Over, Return
+from pmjq.plan import MEMORY, OUTPUT, TIME, Over, Return
 from pmjq.state import State
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ def exceeded(attempt: Attempt, status: Status) -> str:
 def _limited(spec: Spec, limit: str) -> str:
     if limit == OUTPUT:
         return f"ended, since it wrote more than its output-limit of {spec.output_limit} bytes"
+    if limit == MEMORY:
+        return f"ended, since it used more than its memory of {spec.memory} bytes"
     return f"ended, since its time of {spec.time or 0.0:g} s was over"
 
 

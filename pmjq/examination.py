@@ -182,7 +182,7 @@ class Examination:
                 reason = outcomes.too_early(spec.not_before)
                 return Standing(Kind.DEFERRED, reason, min(left, LONGEST_DEFERRED))
         settings = self.outside.settings
-        if reason := gates.beyond(spec, settings.cpus, settings.memory):
+        if reason := gates.beyond(spec, settings.cpus, settings.memory, settings.gpus):
             return Standing(Kind.DEFERRED, reason)
         if not spec.after and not spec.after_any:
             return None

@@ -48,12 +48,14 @@ AGAIN = 1.0
 LEAST_RUN = 1e-6
 
 
-def beyond(spec: Spec, cpus: int | None, memory: int | None) -> str:
+def beyond(spec: Spec, cpus: int | None, memory: int | None, gpus: int | None = None) -> str:
     """Return what a job asks for that a node has not, which has so much; None: nobody knows."""
     if cpus is not None and spec.cpus is not None and spec.cpus > cpus:
         return f"needs {spec.cpus} CPUs, and there are {cpus}"
     if memory is not None and spec.memory is not None and spec.memory > memory:
         return f"needs {render.size(spec.memory)} of memory, and there are {render.size(memory)}"
+    if gpus is not None and spec.gpus is not None and spec.gpus > gpus:
+        return f"needs {spec.gpus} GPUs, and there are {gpus}"
     return ""
 
 

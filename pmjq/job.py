@@ -62,8 +62,9 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One claim of one job by one life of a node; the content of ``claim.N.json``.
 
-    ``refused``: why it is not run. ``tries``: how often it was tried again by itself; ``earlier``
-    tells of the attempts before this one, those that people asked for as well.
+    ``gpus`` and ``cpus``: those of its node that it was given. ``refused``: why it is not run.
+    ``tries``: how often it was tried again by itself; ``earlier`` tells of the attempts before this
+    one, those that people asked for as well.
     """
 
     format: Literal[1] = FORMAT
@@ -78,6 +79,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     queued: datetime
     claimed: datetime
     spec: Spec = Spec()
+    gpus: tuple[str, ...] = ()
+    cpus: tuple[int, ...] = ()
     refused: str = ""
     cancelled: bool = False
     tries: int = 0
@@ -137,7 +140,8 @@ class Status(msgspec.Struct, frozen=True):
     ``keeper`` and ``keeper_start`` the process that waits for it. ``code`` is its exit code, or
     the negated number of the signal that ended it. ``error`` is the errno of an execve that
     failed. ``alone``, known only while the daemon lives, tells that it left no process behind;
-    ``told`` that its node had told it to stop, ``limit`` that it was over this one of its own.
+    ``told`` that its node had told it to stop, ``limit`` that it was over this one of its own,
+    ``enforced`` what held it to which of them.
     """
 
     started: float | None = None
@@ -153,6 +157,7 @@ class Status(msgspec.Struct, frozen=True):
     alone: bool = False
     told: bool = False
     limit: str = ""
+    enforced: dict[str, str] = {}
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,7 +167,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     ``late``: the job was recorded as lost, and how it ended was added when it was known.
     ``archive``: the directory that it goes to: as its node names it, or, where that is on the
     spool's own file system, from the spool, so that any node can go on with filing it.
-    ``earlier``: the attempts before.
+    ``gpus`` and ``cpus``: those of its node that it had, ``enforced``: what held it to which of its
+    limits. ``earlier``: the attempts before.
     """
 
     format: Literal[1] = FORMAT
@@ -190,6 +196,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     late: bool = False
     archive: str = ""
     archive_hex: str = ""
+    gpus: tuple[str, ...] = ()
+    cpus: tuple[int, ...] = ()
+    enforced: dict[str, str] = {}
     earlier: tuple[Try, ...] = ()
 
     @property
@@ -228,6 +237,7 @@ def record(
     name = naming.real_name(attempt.name, attempt.name_hex)
     archived = naming.stem(when, attempt.id, name)
     code, usage = status.code, status.usage
+    ran = status.started is not None and not status.error
     return Record(
         id=attempt.id,
         name=attempt.name,
@@ -241,7 +251,7 @@ def record(
         attempt=attempt.attempt,
         queued=attempt.queued,
         claimed=attempt.claimed,
-        started=None if status.started is None or status.error else moment(status.started),
+        started=moment(status.started) if ran and status.started is not None else None,
         ended=when,
         exit_code=code if code is not None and code >= 0 else None,
         signal=-code if code is not None and code < 0 else None,
@@ -250,6 +260,9 @@ def record(
         max_rss=usage.max_rss if usage else None,
         directives=attempt.spec.directives,
         reason=reason,
+        gpus=attempt.gpus if ran else (),
+        cpus=attempt.cpus if ran else (),
+        enforced=status.enforced,
         earlier=attempt.earlier,
     )
 
@@ -301,13 +314,14 @@ def status(text: bytes) -> Status:
 
 def _said(words: list[bytes]) -> dict[str, Any]:
     match words:
-        case [b"started", pid, start, at, keeper, keeper_start, *_]:
+        case [b"started", pid, start, at, keeper, keeper_start, *more]:
             return {
                 "pid": int(pid),
                 "start": int(start),
                 "started": _time(at),
                 "keeper": int(keeper),
                 "keeper_start": int(keeper_start),
+                "enforced": enforced(more[0].decode("ascii", "replace")) if more else {},
             }
         case [b"exit", code, at, user, system, rss, *_]:
             usage = Usage(float(user), float(system), int(rss))
@@ -316,12 +330,20 @@ def _said(words: list[bytes]) -> dict[str, Any]:
             return {"told": True}
         case [b"told", limit, *_]:
             return {"told": True, "limit": limit.decode("ascii", "replace")}
+        case [b"limit", limit, *_]:
+            return {"limit": limit.decode("ascii", "replace")}
         case [b"noexec", error, at, *_]:
             return {"error": int(error), "ended": _time(at)}
         case [b"void", *_]:
             return {"void": True}
         case _:
             return {}
+
+
+def enforced(text: str) -> dict[str, str]:
+    """Return what enforces which limit, from ``LIMIT=WHAT,...``; others count for nothing."""
+    pairs = (pair.partition("=") for pair in text.split(","))
+    return {limit: what for limit, _, what in pairs if what}
 
 
 def _time(text: bytes) -> float:

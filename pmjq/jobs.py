@@ -215,7 +215,10 @@ class Look:
 
     def _too_big(self, spec: Spec) -> str:
         """Return what a job asks for that no living node has."""
-        reasons = {one.name: gates.beyond(spec, one.cpus, one.memory) for one in self._living()}
+        reasons = {
+            one.name: gates.beyond(spec, one.cpus, one.memory, _count(one.gpus))
+            for one in self._living()
+        }
         if not all(reasons.values()):
             return ""
         return "; ".join(f"{name}: {reason}" for name, reason in sorted(reasons.items()))
@@ -290,6 +293,9 @@ class Look:
             queued=attempt.queued,
             claimed=attempt.claimed,
             started=job.moment(status.started) if running and status.started else None,
+            gpus=attempt.gpus,
+            cpus=attempt.cpus,
+            enforced=status.enforced,
             directives=attempt.spec.directives,
             token=token,
             output=self.spool.attempt_out(attempt),
@@ -503,6 +509,10 @@ def _same(before: Seen, now: Seen) -> bool:
 def _current(said: str, state: State) -> str:
     """Return what a node said of an entry, unless it was held when the node looked and is not."""
     return "" if said == ready.HELD.reason and state is not State.HELD else said
+
+
+def _count(names: tuple[str, ...] | None) -> int | None:
+    return None if names is None else len(names)
 
 
 def is_entry(name: str) -> bool:

@@ -13,9 +13,10 @@ it anything:
   fails from then on. posix_spawn does it in the child; a fork of a Python process would cost more
   than the job it starts (measured: 0.7 ms of CPU time), so only a job that has to become another
   user, or to be held to limits, pays for one (``pmjq.becoming``).
-* The keeper then writes ``started PID START AT KEEPER KEEPER_START``, and ``noexec ERRNO AT`` if
-  execve failed.
-* It waits for the job and writes ``exit CODE AT USER SYSTEM RSS``.
+* The keeper then writes ``started PID START AT KEEPER KEEPER_START ENFORCED``, the last telling
+  what holds it to what it asks for, and ``noexec ERRNO AT`` if execve failed.
+* It waits for the job and writes ``exit CODE AT USER SYSTEM RSS``, and before that
+  ``limit memory`` if the job's control group tells that the kernel ended it for that.
 
 Every process of a job has the job's ``mark`` as its limit of file locks, so the daemon can tell
 whose it is when parent, session and environment are gone.
@@ -94,6 +95,8 @@ class Keeper:
         self.connected = True
         self.jobs: dict[int, tuple[Key, str]] = {}
         self.becoming: dict[int, tuple[int, Order, int, int]] = {}
+        self.terms: dict[int, becoming.Terms] = {}
+        self.emptying: set[str] = set()
         self.busy: list[tuple[Order, int]] = []
         self.line: list[Order] = []
         self.most = 0
@@ -184,20 +187,25 @@ class Keeper:
         try:
             at = time.time()
             if terms:
+                self.emptying.discard(terms.get("cgroup", ""))
+                becoming.make_room(terms)
                 # The start is here: what fails from now on is told beside it.
                 os.close(os.open(status, flags, 0o644))
                 pid, told = becoming.fork(*order[1:5], order[6], nicer, terms, self.prctl)
                 self.becoming[told] = (pid, order, flags, tries)
+                self.terms[pid] = terms
                 self.poll.register(told, select.POLLIN)
             else:
                 pid = self.spawn(order, flags)
         except OSError as error:
+            self.take_leave(terms)
             self.not_begun(order, error.errno or errno.EIO, flags, tries)
         else:
             self.jobs[pid] = (key, status)
             if nicer and not terms:
                 becoming.be_nicer(pid, nicer)
-            line = f"started {pid} {start_time(pid)} {at:.6f} {self.pid} {self.start}\n"
+            start, enforced = start_time(pid), terms.get("enforced") or "-"
+            line = f"started {pid} {start} {at:.6f} {self.pid} {self.start} {enforced}\n"
             self.write(status, line)
             self.reports.append(("started", key, pid, at))
         limit_locks(*self.locks)
@@ -236,6 +244,7 @@ class Keeper:
         os.close(told)
         if number:
             self.jobs.pop(pid, None)
+            self.take_leave(self.terms.pop(pid, {}))
             self.not_begun(order, number, flags, tries)
 
     def not_begun(self, order: Order, number: int, flags: int, tries: int) -> None:
@@ -263,7 +272,7 @@ class Keeper:
 
     def reap(self) -> None:
         """Record every job that has ended, and take leave of what ended jobs left running."""
-        ended: list[tuple[object, ...]] = []
+        ended: list[tuple[tuple[object, ...], tuple[object, ...]]] = []
         while True:
             try:
                 pid, wait_status, used = os.wait4(-1, os.WNOHANG)
@@ -278,15 +287,29 @@ class Keeper:
             if job is None:
                 continue
             key, status = job
+            terms = self.terms.pop(pid, {})
+            over = self.take_leave(terms)
+            if over:
+                self.write(status, f"limit {over}\n")
             code, at = os.waitstatus_to_exitcode(wait_status), time.time()
             figures = (code, at, used.ru_utime, used.ru_stime, used.ru_maxrss * 1024)
             self.write(status, "exit {} {:.6f} {:.6f} {:.6f} {}\n".format(*figures))
-            ended.append(("ended", key, *figures))
+            # A daemon that is older than this file sends no such terms, and knows no such words.
+            held = (over, terms["enforced"]) if "enforced" in terms else ()
+            ended.append((("ended", key, *figures), held))
         if ended:
             # Before the ends are told: nobody must take a slot for free that is taken again.
             self.start_line()
             alone = self.alone()
-            self.reports += [(*report, alone) for report in ended]
+            self.reports += [(*report, alone, *held) for report, held in ended]
+        self.emptying = {each for each in self.emptying if not becoming.removed(each)}
+
+    def take_leave(self, terms: becoming.Terms) -> str:
+        """Return which of its limits a job was ended for; its control group goes when it can."""
+        if "cgroup" not in terms:
+            return ""
+        self.emptying.add(terms["cgroup"])
+        return becoming.exceeded(terms)
 
     def alone(self) -> bool:
         """Tell whether every child is a job.

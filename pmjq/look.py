@@ -15,7 +15,7 @@ import stat as modes
 from collections import deque
 from typing import TYPE_CHECKING
 
-from pmjq import directives, ending, gates, plan, recovery
+from pmjq import directives, ending, gates, job, plan, recovery
 from pmjq.desk import OUTPUT_PAUSE, Doubt
 from pmjq.entries import Entries
 from pmjq.gates import Verdict
@@ -181,10 +181,18 @@ class Look:
                 post, run = self.outside.post, desk.running.get(job_id)
                 if post is not None and run is not None:
                     post.began(self.outside.spool, run.attempt, at)
-            case Ended((job_id, _), code, at, usage, alone):
+            case Ended((job_id, _), code, at, usage, alone, limit, enforced):
                 run = desk.running.get(job_id)
                 began = run.at if run else at
-                status = Status(started=began, ended=at, code=code, usage=usage, alone=alone)
+                status = Status(
+                    started=began,
+                    ended=at,
+                    code=code,
+                    usage=usage,
+                    alone=alone,
+                    limit=limit,
+                    enforced=job.enforced(enforced),
+                )
                 desk.ended(job_id, status, now)
             case Unstarted((job_id, _), error, tried):
                 self._unstarted(job_id, error, now, tried=tried)

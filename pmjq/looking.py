@@ -228,6 +228,11 @@ def _facts(one: Seen) -> list[tuple[str, str]]:
         facts.append(("CPU time", cpu))
     if one.max_rss is not None:
         facts.append(("memory", render.size(one.max_rss)))
+    facts += [
+        ("GPUs", " ".join(one.gpus)),
+        ("CPUs", " ".join(map(str, one.cpus))),
+        ("enforced", ", ".join(f"{limit} by {what}" for limit, what in one.enforced.items())),
+    ]
     facts += [("archived", one.archived), ("output", one.output)]
     return [(name, face.clean(value)) for name, value in facts if value]
 

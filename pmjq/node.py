@@ -37,9 +37,10 @@ class Life(Struct, frozen=True, kw_only=True):
     people: what the daemon sees and why it does not start more. ``lease`` and ``polled`` (0: the
     kernel tells of every change) are seconds; ``won`` and ``contended`` count claims that this
     life made and that another node was quicker with. ``archive`` and ``errors`` are where its
-    ended jobs go, ``cpus`` and ``memory`` (bytes) how much one may have at most, ``hooks`` on which
-    occasions it calls one for the whole spool, and when it last did. ``letters`` wait to be sent,
-    and ``mail`` is why they cannot be.
+    ended jobs go, ``cpus`` and ``memory`` (bytes) how much one may have at most, ``gpus`` which are
+    assigned (None: an older version does not say), ``hooks`` on which occasions it calls one for
+    the whole spool, and when it last did. ``letters`` wait to be sent, and ``mail`` is why they
+    cannot be.
     """
 
     format: int = 1
@@ -71,6 +72,7 @@ class Life(Struct, frozen=True, kw_only=True):
     outage: str = ""
     cpus: int | None = None
     memory: int | None = None
+    gpus: tuple[str, ...] | None = None
     archive: str = ""
     errors: str = ""
     hooks: dict[str, datetime | None] = {}

@@ -90,6 +90,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     polled: float | None = None
     cpus: int | None = None
     memory: int | None = None
+    gpus: tuple[str, ...] | None = None
     archive: str = ""
     errors: str = ""
     letters: int | None = None
@@ -267,6 +268,8 @@ def _joined(seconds: float) -> str:
 def _notes(seen: Seen) -> list[str]:
     """Return what people ask next, a line each."""
     notes = []
+    if seen.gpus:
+        notes.append(f"GPUs: {' '.join(seen.gpus)}")
     if seen.gate == "closed" and seen.reason:
         notes.append(f"gate closed: {seen.reason}")
     if seen.outage:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pmjq import infofile, naming
+from pmjq.confines import Tree
 from pmjq.lease import LEASE
 from pmjq.packing import Capacity
 
@@ -107,8 +108,9 @@ class Settings:
 
     ``poll``: seconds between two listings of the spool; None: as the file system needs it.
     ``cpus`` and ``memory`` (bytes) are what one job may have at most; None: not known.
-    ``capacity`` is what all have together.
-    ``confined``: jobs of other users get no more rights than these have.
+    ``capacity`` is what all have together, ``gpus`` how many GPUs are among that, and ``tree`` the
+    control group in which they have their own. ``confined``: jobs of other users get no more rights
+    than these have.
     ``hooks``: on which occasions this node calls one for the whole spool, and when it last did.
     """
 
@@ -122,9 +124,15 @@ class Settings:
     cpus: int | None = None
     memory: int | None = None
     capacity: Capacity = field(default_factory=Capacity)
+    tree: Tree = field(default_factory=Tree)
     environment: dict[str, str] = field(default_factory=dict)
     confined: bool = True
     hooks: Mapping[str, datetime | None] = field(default_factory=dict)
+
+    @property
+    def gpus(self) -> int:
+        """Return how many GPUs one job may have at most."""
+        return len(self.capacity.gpus)
 
 
 @dataclass(slots=True)

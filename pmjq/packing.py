@@ -1,4 +1,4 @@
-"""What jobs ask for, beside one another on one node: CPUs and memory.
+"""What jobs ask for, beside one another on one node: CPUs, memory and GPUs.
 
 A job holds what it asks for from its claim until nothing is left of it. The sums never exceed what
 the node has. A job that does not fit waits, and smaller ones pass it; once it has waited for
@@ -29,11 +29,12 @@ MOST_WAITING = 1000
 
 
 class Needs(NamedTuple):
-    """What one job holds: CPUs, bytes of memory, and whether it is to be alone on the node."""
+    """What one job holds: CPUs, bytes of memory, whether it is to be alone on the node, GPUs."""
 
     cpus: int = 0
     memory: int = 0
     alone: bool = False
+    gpus: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +42,15 @@ class Capacity:
     """What a node has for jobs; None: nobody knows, and nothing is added up.
 
     ``usual``: the CPUs of a job that does not say. None where only the load average decides how
-    many of those run.
+    many of those run. ``gpus``: the names of those that are assigned; ``numbers``: the CPUs that
+    are, where only that holds jobs to what they ask for.
     """
 
     cpus: int | None = None
     memory: int | None = None
     usual: int = 1
+    gpus: tuple[str, ...] = ()
+    numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class Held:
     cpus: int = 0
     memory: int = 0
     alone: bool = False
+    gpus: int = 0
 
     def plus(self, needs: Needs) -> Held:
         """Return it with one more job."""
@@ -65,14 +70,16 @@ class Held:
             self.cpus + needs.cpus,
             self.memory + needs.memory,
             self.alone or needs.alone,
+            self.gpus + needs.gpus,
         )
 
 
 def needs(spec: Spec, capacity: Capacity) -> Needs:
     """Return what a job holds on a node."""
+    memory, gpus = spec.memory or 0, spec.gpus or 0
     if spec.cpus == ALL_CPUS:
-        return Needs(capacity.cpus or 0, spec.memory or 0, alone=True)
-    return Needs(capacity.usual if spec.cpus is None else spec.cpus, spec.memory or 0)
+        return Needs(capacity.cpus or 0, memory, alone=True, gpus=gpus)
+    return Needs(capacity.usual if spec.cpus is None else spec.cpus, memory, gpus=gpus)
 
 
 def held(many: Iterable[Needs]) -> Held:
@@ -96,7 +103,16 @@ def lacking(wanted: Needs, taken: Held, capacity: Capacity) -> str:
     if memory is not None and wanted.memory and taken.memory + wanted.memory > memory:
         left, whole = render.size(max(0, memory - taken.memory)), render.size(memory)
         return f"needs {render.size(wanted.memory)} of memory, and {left} of {whole} are free"
+    gpus = len(capacity.gpus)
+    if wanted.gpus and taken.gpus + wanted.gpus > gpus:
+        free = max(0, gpus - taken.gpus)
+        return f"needs {wanted.gpus} GPUs, and {free} of {gpus} are free"
     return ""
+
+
+def _plain(spec: Spec) -> bool:
+    """Tell whether a job asks for nothing."""
+    return spec.cpus is None and not spec.memory and not spec.gpus
 
 
 @dataclass(slots=True)
@@ -119,7 +135,7 @@ class Packing:
 
     def hold(self, job_id: str, spec: Spec) -> None:
         """Take note of a job in hand."""
-        if spec.cpus is not None or spec.memory:
+        if not _plain(spec):
             self._asking[job_id] = needs(spec, self.capacity)
 
     def inherit(self, old: Packing) -> None:
@@ -132,13 +148,16 @@ class Packing:
             del self._asking[job_id]
         return bool(self._asking)
 
-    def begin(self, jobs: int, now: float, here: Callable[[str], bool]) -> None:
-        """Begin to place jobs beside ``jobs`` that are in hand."""
+    def begin(self, jobs: int, now: float, here: Callable[[str], bool], gpus: int = 0) -> None:
+        """Begin to place jobs beside ``jobs`` that are in hand; so many ``gpus`` are not free."""
         self.asking(here)
         usual = self.capacity.usual
         special = held(self._asking.values())
         self._taken = replace(
-            special, jobs=jobs, cpus=special.cpus + usual * max(0, jobs - special.jobs)
+            special,
+            jobs=jobs,
+            cpus=special.cpus + usual * max(0, jobs - special.jobs),
+            gpus=max(gpus, special.gpus),
         )
         first = next(iter(self._waiting.items()), None)
         self._kept = first[0] if first and now >= first[1][1] + PATIENCE else ""
@@ -159,8 +178,7 @@ class Packing:
         return reason
 
     def _reason(self, name: str, spec: Spec, wanted: Needs) -> str:
-        plain = spec.cpus is None and not spec.memory
-        if plain and not self._asking and not self._taken.alone and not self._kept:
+        if _plain(spec) and not self._asking and not self._taken.alone and not self._kept:
             return ""
         reason = lacking(wanted, self._taken, self.capacity)
         if reason or not self._kept or name == self._kept:
@@ -170,11 +188,11 @@ class Packing:
             return f"room is kept for {naming.shown(self._kept)}, which has waited for long"
         return ""
 
-    def woken(self, jobs: int, now: float, here: Callable[[str], bool]) -> list[str]:
+    def woken(self, jobs: int, now: float, here: Callable[[str], bool], gpus: int = 0) -> list[str]:
         """Return the names of those that waited and fit by now, in order; some at a time."""
         if not self._waiting:
             return []
-        self.begin(jobs, now, here)
+        self.begin(jobs, now, here, gpus)
         if self._taken == self._woken_for:
             return []
         self._woken_for = taken = self._taken

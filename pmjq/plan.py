@@ -30,6 +30,9 @@ TIME = "time"
 OUTPUT = "output-limit"
 """The keys of limits for which a job that runs is stopped."""
 
+MEMORY = "memory"
+"""The key of one for which the kernel ends it."""
+
 
 class Intent(StrEnum):
     """What the daemon is up to: RUN, or how it stops."""

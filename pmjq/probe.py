@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import resource
 import time
 from pathlib import Path
@@ -68,6 +69,17 @@ def usable_cpus() -> int:
     allowed = len(os.sched_getaffinity(0))
     quota = _quota()
     return max(1, min(allowed, quota)) if quota else allowed
+
+
+def cpu_numbers() -> tuple[int, ...]:
+    """Return the numbers of the CPUs that this process may use."""
+    return tuple(sorted(os.sched_getaffinity(0)))
+
+
+def gpus(devices: str = "/dev", driver: str = "/proc/driver/nvidia/gpus") -> int:
+    """Return how many GPUs there are, as the device files and the driver of one maker tell."""
+    files = [name for name in _names(devices) if re.fullmatch(r"nvidia\d+", name)]
+    return max(len(files), len(_names(driver)))
 
 
 def memory() -> int:
@@ -253,6 +265,13 @@ def _quota() -> int:
         case [quota, period] if quota.isdigit():
             return -(-int(quota) // int(period))
     return 0
+
+
+def _names(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
 
 
 def _text(path: str) -> str:

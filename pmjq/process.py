@@ -17,6 +17,7 @@ import marshal
 import os
 import resource
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -26,7 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pmjq import probe
+from pmjq import cgroups, probe
+from pmjq.confines import Tree
 from pmjq.job import Usage
 from pmjq.keeper import LONGEST_MESSAGE
 
@@ -94,7 +96,8 @@ class Unstarted:
 class Ended:
     """An attempt's process has ended.
 
-    ``code`` is negative for a signal. ``alone``: it left no process behind.
+    ``code`` is negative for a signal. ``alone``: it left no process behind. ``limit``: the kernel
+    ended it for this one of its own; ``enforced``: by what it was held to them, as in its status.
     """
 
     key: Key
@@ -102,6 +105,8 @@ class Ended:
     at: float
     usage: Usage
     alone: bool
+    limit: str = ""
+    enforced: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +129,16 @@ Report = Started | Unstarted | Ended | Vanished | Unkept
 class Processes:
     """The processes of one daemon."""
 
-    def __init__(self, descriptors: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, descriptors: tuple[int, int] | None = None, tree: Tree | None = None
+    ) -> None:
         """Start nothing yet.
 
-        ``descriptors``: RLIMIT_NOFILE, soft and hard, of the keeper and so of the jobs.
+        ``descriptors``: RLIMIT_NOFILE, soft and hard, of the keeper and so of the jobs. ``tree``:
+        the control group that jobs have groups of their own in.
         """
         self._descriptors = descriptors
+        self._tree = tree or Tree()
         self._epoll = select.epoll()
         self._socket: socket.socket | None = None
         self._keeper: subprocess.Popen[bytes] | None = None
@@ -327,6 +336,8 @@ class Processes:
             with contextlib.suppress(OSError):
                 if self._socket is not None:
                     self._tell(own, told=told[first : first + TOLD_IN_A_MESSAGE])
+        if number == signal.SIGKILL:
+            cgroups.kill(self._tree, jobs)
         for pids in self._members(set(jobs), jobs).values():
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -351,7 +362,10 @@ class Processes:
         keepers = [*self._former, *([self._keeper] if self._keeper else [])]
         pids = {keeper.pid for keeper in keepers}
         owners = {job_id: self._owners[job_id] for job_id in ids if job_id in self._owners}
-        return probe.members(ids, leaders or {}, pids, owners)
+        found = probe.members(ids, leaders or {}, pids, owners)
+        for job_id, inside in cgroups.members(self._tree, ids).items():
+            found[job_id] += [pid for pid in inside if pid not in found[job_id]]
+        return found
 
     def _start_keeper(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -422,6 +436,6 @@ def _report(values: tuple[Any, ...]) -> Started | Unstarted | Ended:
             return Started(key, pid, at)
         case ("unstarted", key, error, tried):
             return Unstarted(key, error, tried)
-        case ("ended", key, code, at, user, system, rss, alone):
-            return Ended(key, code, at, Usage(user, system, rss), alone)
+        case ("ended", key, code, at, user, system, rss, alone, *held):
+            return Ended(key, code, at, Usage(user, system, rss), alone, *held)
     raise AssertionError(f"the keeper reported {values!r}")

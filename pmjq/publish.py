@@ -112,6 +112,7 @@ class Publisher:
             outage=self._outage(),
             cpus=settings.cpus,
             memory=settings.memory,
+            gpus=settings.capacity.gpus,
             archive=naming.shown(turn.filing.archive.done.path),
             errors=naming.shown(turn.filing.archive.failed.path),
             hooks=dict(turn.outside.settings.hooks),

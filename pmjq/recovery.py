@@ -335,10 +335,14 @@ def _put(spool: Spool, desk: Desk, ids: list[str], now: float, life: Former) -> 
             rebooted = life.rebooted or foreign
             if not rebooted and (reason := _not_ours(spool, desk, attempt)):
                 # It is returned unless it has been started.
+                desk.devices.hold(attempt)
                 desk.returning[job_id] = Return(attempt, reason)
                 continue
             desk.doubts[job_id] = Doubt(attempt, now, now, rebooted=rebooted, reason=life.reason)
             desk.packing.hold(job_id, attempt.spec)
+            if not rebooted:
+                # Else they are another machine's, or nothing of it runs any more.
+                desk.devices.hold(attempt)
 
 
 def _not_ours(spool: Spool, desk: Desk, attempt: Attempt) -> str:

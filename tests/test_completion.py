@@ -36,6 +36,7 @@ OLD = "1c5f0bfe-8a3c-4f2e-9f39-0c3a5d7e9a11"
 FREE = {
     *("LOAD", "SLOTS", "NAME", "SECONDS", "N", "PATTERN", "TIME", "DURATION", "SIZE"),
     *("N-M[%LIMIT]", "ADDRESS,...", "WORD,...", "WORD", "CMD", "WAY", "ADDRESS"),
+    "auto|GPU,...",
 }
 """Metavars of what nobody can complete."""
 

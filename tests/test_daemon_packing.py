@@ -10,7 +10,7 @@ from live import Gate, Live, eventually
 from pmjq.cli import main
 from pmjq.state import State
 
-NODE = ("-j", "8", "--cpus", "4", "--memory", "1000")
+NODE = ("-j", "8", "--cpus", "4", "--memory", "1000M")
 
 
 def drop(live: Live, name: str, words: str) -> None:
@@ -41,11 +41,11 @@ def aside(live: Live, name: str) -> str:
 def test_sums(tmp_path: Path) -> None:
     """What runs together asks for no more than there is, and what waits says for what."""
     with Live(tmp_path, *NODE) as live:
-        drop(live, "three", "cpus=3 memory=600")
+        drop(live, "three", "cpus=3 memory=600M")
         eventually(lambda: live.runs("three"))
         drop(live, "two", "cpus=2")
-        drop(live, "much", "memory=401")
-        drop(live, "one", "cpus=1 memory=400")
+        drop(live, "much", "memory=401M")
+        drop(live, "one", "cpus=1 memory=400M")
         eventually(lambda: live.runs("one"))
         assert aside(live, "two") == "needs 2 CPUs, and 1 of 4 are free"
         assert not live.runs("two")

@@ -12,6 +12,7 @@ from pmjq import plan
 from pmjq.desk import JUST_NOW, MOST_AHEAD, OUTPUT_PAUSE, REMAINS_PAUSE, SHORT, Desk, Doubt, Remains
 from pmjq.gates import Verdict
 from pmjq.job import Spec, Status, Usage
+from pmjq.packing import Capacity
 from pmjq.plan import Claimed, Intent, Over, Return, Run
 from pmjq.ready import Kind, Rules, Standing
 from pmjq.state import State
@@ -42,6 +43,52 @@ def running(desk: Desk, one: plan.Run | None = None) -> Desk:
     if one is not None:
         desk.running["a"] = one
     return desk
+
+
+# --- devices
+
+
+@pytest.mark.parametrize("place", [*PLACES, "strays", "stray_remains"])
+def test_gpus_are_held_wherever_a_job_is(place: str) -> None:
+    """In doubt, told to stop, ended and not moved yet, another's now: only who is gone has none."""
+    desk = Desk(Rules(uids=None), Capacity(gpus=("0", "1")))
+    desk.hold(attempt(id="a", spec=Spec(gpus=1), gpus=("1",)))
+    getattr(desk, place)["a"] = None
+    desk.spare()
+    assert desk.devices.gpus.free() == ["0"]
+    getattr(desk, place).clear()
+    desk.spare()
+    assert desk.devices.gpus.free() == ["0", "1"]
+
+
+def test_gpus_of_a_job_that_is_anothers_now() -> None:
+    """It runs on here, so they are given to nobody until its process has ended."""
+    desk = Desk(Rules(uids=None), Capacity(gpus=("0", "1")))
+    one = attempt(id="a", spec=Spec(gpus=1), gpus=("0",))
+    desk.claim(one, 9.0)
+    desk.launch(one, 9.5)
+    desk.started("a", 7, 1000.0, 10.0)
+    desk.drop("a")
+    desk.spare()
+    assert desk.devices.gpus.free() == ["1"]
+    desk.ended("a", Status(code=0), 21.0)
+    desk.spare()
+    assert desk.devices.gpus.free() == ["0", "1"]
+
+
+def test_gpus_of_an_earlier_life() -> None:
+    """What it gave, and what is left of that, is not given by the next one."""
+    old, new = (Desk(Rules(uids=None), Capacity(gpus=("0", "1"))) for _ in "on")
+    one = attempt(id="a", spec=Spec(gpus=1), gpus=("0",))
+    old.claim(one, 9.0)
+    old.launch(one, 9.5)
+    old.started("a", 7, 1000.0, 10.0)
+    new.inherit(old, 20.0)
+    new.spare()
+    assert (list(new.strays), new.devices.gpus.free()) == (["a"], ["1"])
+    new.ended("a", Status(code=0), 21.0)
+    new.spare()
+    assert new.devices.gpus.free() == ["0", "1"]
 
 
 # --- from place to place

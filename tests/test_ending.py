@@ -15,7 +15,7 @@ from pmjq.ending import (
     unexecuted,
 )
 from pmjq.job import Spec, Status
-from pmjq.plan import OUTPUT, TIME, Over, Return
+from pmjq.plan import MEMORY, OUTPUT, TIME, Over, Return
 from pmjq.state import State
 from values import attempt
 
@@ -97,7 +97,7 @@ def test_signal_name(number: int, name: str) -> None:
 
 # --- limits of its own
 
-TIMED = attempt(id="t", spec=Spec(time=60.0, output_limit=1000, restartable=True))
+TIMED = attempt(id="t", spec=Spec(time=60.0, output_limit=1000, memory=4096, restartable=True))
 STARTED = 1000.0
 
 
@@ -113,6 +113,7 @@ def over_at(seconds: float, code: int | None, **more: object) -> Status:
         # Whoever told it to stop wrote why.
         (over_at(61, -15, told=True, limit=TIME), TIME),
         (over_at(1, 3, told=True, limit=OUTPUT), OUTPUT),
+        (over_at(1, -9, limit=MEMORY), MEMORY),
         (over_at(61, -15), TIME),
         (over_at(60, -9), TIME),
         (over_at(59, -15), ""),
@@ -134,6 +135,7 @@ def test_exceeded(status: Status, limit: str) -> None:
     [
         (TIME, "ended, since its time of 60 s was over"),
         (OUTPUT, "ended, since it wrote more than its output-limit of 1000 bytes"),
+        (MEMORY, "ended, since it used more than its memory of 4096 bytes"),
     ],
 )
 @pytest.mark.parametrize("code", [-15, -9, 1, 143])
@@ -141,6 +143,12 @@ def test_over_its_limit_it_has_failed(limit: str, reason: str, code: int) -> Non
     """It has failed for that reason, however it ended when it was told to stop."""
     result = outcome(TIMED, over_at(61, code), told=True, limit=limit)
     assert (result.state, result.reason) == (State.FAILED, reason)
+
+
+def test_over_its_memory_while_nobody_looked() -> None:
+    """A restartable job does not run again: it would only use as much."""
+    assert stopped_unseen(TIMED, over_at(1, -9))
+    assert not stopped_unseen(TIMED, over_at(1, -9, limit=MEMORY))
 
 
 def test_over_its_limit_and_done() -> None:

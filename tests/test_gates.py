@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmjq.gates import AGAIN, OPEN, SIGHT, Contention, Forecast, Limits, room, verdict
+from pmjq.gates import AGAIN, OPEN, SIGHT, Contention, Forecast, Limits, beyond, room, verdict
+from pmjq.job import Spec
 from pmjq.node import Reading
 
 CPUS = 2
@@ -33,6 +34,26 @@ def forecast_of(jobs: int, now: float = 0.0) -> Forecast:
     for _ in range(jobs):
         forecast = forecast.started(now)
     return forecast
+
+
+# --- what a node has not
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        (Spec(), ""),
+        (Spec(cpus=2, memory=1000, gpus=1), ""),
+        (Spec(cpus=3), "needs 3 CPUs, and there are 2"),
+        (Spec(memory=2048), "needs 2 kB of memory, and there are 1 kB"),
+        (Spec(gpus=2), "needs 2 GPUs, and there are 1"),
+    ],
+)
+def test_beyond(spec: Spec, reason: str) -> None:
+    """What a job asks for that the node has not; where nobody knows that it is nothing."""
+    assert beyond(spec, 2, 1024, 1) == reason
+    assert beyond(spec, None, None, None) == ""
+    assert beyond(Spec(gpus=1), 2, 1024, 0) == "needs 1 GPUs, and there are 0"
 
 
 # --- slots

@@ -146,6 +146,16 @@ def test_record_of_a_job_that_ended_well() -> None:
     )
 
 
+def test_record_has_what_was_given_to_a_job_that_ran() -> None:
+    """One that never ran had nothing, whatever its claim says."""
+    given = attempt(gpus=("0", "2"), cpus=(4,))
+    status = msgspec.structs.replace(ended(0), enforced={"cpus": "affinity"})
+    record = job.record(given, status, State.DONE, 9e9)
+    assert (record.gpus, record.cpus, record.enforced) == (("0", "2"), (4,), {"cpus": "affinity"})
+    record = job.record(given, Status(), State.CANCELLED, 9e9)
+    assert (record.gpus, record.cpus, record.enforced) == ((), (), {})
+
+
 @pytest.mark.parametrize(
     ("code", "exit_code", "number"), [(0, 0, None), (3, 3, None), (-9, None, 9), (None, None, None)]
 )
@@ -305,6 +315,14 @@ STARTED = Status(started=3.5, pid=1, start=2, keeper=4, keeper_start=5)
         ),
         (b"exit -15 9 0 0 1\n", Status(ended=9.0, code=-15, usage=Usage(0.0, 0.0, 1))),
         (b"noexec 8 9.25\n", Status(error=8, ended=9.25)),
+        (b"started 1 2 3.5 4 5 -\n", STARTED),
+        (
+            b"started 1 2 3.5 4 5 memory=cgroup,cpus=affinity\nlimit memory\n",
+            msgspec.structs.replace(
+                STARTED, enforced={"memory": "cgroup", "cpus": "affinity"}, limit="memory"
+            ),
+        ),
+        (b"limit memory\nlimit\n", Status(limit="memory")),
         (b"void\n", Status(void=True)),
         (b"void a.b.c 17\n", Status(void=True)),
         (b"started 1 2 3.5 4 5 more fields\nslept 9\n\xff\xfe\n", STARTED),

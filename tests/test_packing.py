@@ -10,12 +10,12 @@ from pmjq.job import Spec
 from pmjq.keys import ALL_CPUS
 from pmjq.packing import PATIENCE, Capacity, Held, Needs, Packing, held, lacking, needs
 
-NODE = Capacity(cpus=4, memory=1000)
+NODE = Capacity(cpus=4, memory=1000, gpus=("0", "1"))
 
 
-def spec(cpus: int | None = None, memory: int | None = None) -> Spec:
+def spec(cpus: int | None = None, memory: int | None = None, gpus: int | None = None) -> Spec:
     """Return what a job asks for."""
-    return Spec(cpus=cpus, memory=memory)
+    return Spec(cpus=cpus, memory=memory, gpus=gpus)
 
 
 class Node:
@@ -39,6 +39,7 @@ class Node:
                 return reason
             assert total.cpus <= (self.packing.capacity.cpus or total.cpus)
             assert total.memory <= (self.packing.capacity.memory or total.memory)
+            assert total.gpus <= len(self.packing.capacity.gpus)
             assert not total.alone or len(self.running) == 1
         return reason
 
@@ -72,6 +73,9 @@ def node() -> Node:
         (Needs(4, 0, alone=True), Held(), ""),
         (Needs(4, 0, alone=True), Held(1), "needs all CPUs, and other jobs run (cpus=all): 1"),
         (Needs(0), Held(1, 4, alone=True), "another job has all CPUs (cpus=all)"),
+        (Needs(gpus=2), Held(1), ""),
+        (Needs(gpus=2), Held(1, gpus=1), "needs 2 GPUs, and 1 of 2 are free"),
+        (Needs(1), Held(1, gpus=2), ""),
     ],
 )
 def test_lacking(wanted: Needs, taken: Held, reason: str) -> None:
@@ -92,6 +96,8 @@ def test_what_nobody_knows_is_not_added_up() -> None:
         (spec(3, 10), 1, Needs(3, 10)),
         (spec(None, 10), 0, Needs(0, 10)),
         (spec(ALL_CPUS), 1, Needs(4, 0, alone=True)),
+        (spec(ALL_CPUS, 5, 2), 1, Needs(4, 5, alone=True, gpus=2)),
+        (spec(gpus=2), 1, Needs(1, gpus=2)),
     ],
 )
 def test_needs(wanted: Spec, usual: int, expected: Needs) -> None:
@@ -114,6 +120,24 @@ def test_side_by_side(node: Node) -> None:
     assert node.woken() == []
     assert node.end("three") == ["two", "none"]
     assert [node.come(name, spec(cpus)) for name, cpus in (("two", 2), ("none", None))] == ["", ""]
+
+
+def test_gpus(node: Node) -> None:
+    """They are added up as the rest; who asks for GPUs alone is packed, too."""
+    assert node.come("a", spec(gpus=1)) == ""
+    assert node.come("b", spec(gpus=2)) == "needs 2 GPUs, and 1 of 2 are free"
+    assert node.come("c", spec(gpus=1)) == ""
+    assert node.woken() == []
+    node.end("a")
+    assert node.end("c") == ["b"]
+
+
+def test_gpus_that_are_in_use_otherwise(node: Node) -> None:
+    """What has ended, and has not left the node's hands, has its GPUs still."""
+    node.packing.begin(0, 0.0, node.running.__contains__, 1)
+    assert node.packing.place("b", spec(gpus=2), 0.0) == "needs 2 GPUs, and 1 of 2 are free"
+    assert node.packing.woken(0, 0.0, node.running.__contains__, 1) == []
+    assert node.packing.woken(0, 0.0, node.running.__contains__, 0) == ["b"]
 
 
 def test_several_that_are_placed_together(node: Node) -> None:
@@ -190,7 +214,9 @@ def test_nobody_waits_for_ever(seed: int) -> None:
     for number in range(300):
         node.now += rng.expovariate(0.1)
         wanted = spec(
-            rng.choice((None, None, 1, 2, 3, 4, ALL_CPUS)), rng.choice((None, None, 200, 1000))
+            rng.choice((None, None, 1, 2, 3, 4, ALL_CPUS)),
+            rng.choice((None, None, 200, 1000)),
+            rng.choice((None, None, 1, 2)),
         )
         name = f"j{number}"
         if len(node.running) < 4 and not node.come(name, wanted):

@@ -99,6 +99,15 @@ def test_no_output_of_what_was_never_executed(still: Still) -> None:
         assert typed(still.root, "show", "--json", "x").one["output"] == ""
 
 
+def test_what_a_job_was_given(still: Still) -> None:
+    """Its GPUs and CPUs, whether it runs or has ended."""
+    still.run("x", gpus=("0", "1"), cpus=(2,))
+    still.ended("y", gpus=("GPU-5",))
+    assert (facts(still, "x")["GPUs"], facts(still, "x")["CPUs"]) == ("0 1", "2")
+    assert facts(still, "y")["GPUs"] == "GPU-5"
+    assert "CPUs" not in facts(still, "y")
+
+
 def test_running(still: Still) -> None:
     """A running job is shown with its node, its id, its times and where its output is."""
     attempt = still.run("x")
