@@ -70,7 +70,7 @@ def make_room(terms: Terms) -> None:
     if not os.path.isdir(terms["cgroup"]):
         # It is there for a start that has to be tried again.
         os.mkdir(terms["cgroup"])
-    for name, text in terms["files"].items():
+    for name, text in terms.get("files", {}).items():
         try:
             _write(f"{terms['cgroup']}/{name}", text)
         except OSError:

@@ -132,11 +132,14 @@ def test_what_cannot_be_executed(jobs: Jobs, path: str, number: int) -> None:
 
 
 def test_terms_that_cannot_be_had(jobs: Jobs) -> None:
-    """A job that would be held to less than its terms is not executed."""
-    jobs.start("a", "echo ran", {"cgroup": f"{jobs.root}/no-such-group"})
-    _, told = jobs.hear("a", Started, Unstarted)
-    assert (told.error, told.tried) == (errno.ENOENT, True)
-    assert jobs.out("a") == ""
+    """A job that would be held to less than its terms is not executed, and may be tried again."""
+    jobs.start("a", "echo ran", {"cgroup": f"{jobs.root}/no-such-group/a"})
+    (told,) = jobs.hear("a", Unstarted)
+    assert (told.error, told.tried) == (errno.ENOENT, False)
+    jobs.start("b", "echo ran", {"cgroup": "/proc/1"})
+    _, told = jobs.hear("b", Started, Unstarted)
+    assert told.tried
+    assert jobs.out("b") == ""
 
 
 def test_one_that_was_tried_is_not_started_again(jobs: Jobs) -> None:
