@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from pmjq import job, naming, probe, service
+from pmjq import job, naming, probe, service, shares
 from pmjq.node import Life
 from pmjq.plan import Intent
 from pmjq.version import VERSION
@@ -76,6 +76,7 @@ class Publisher:
     def _life(self, aside: dict[str, str]) -> Life:
         turn, limits, me = self.turn, self.limits, self.machine
         settings, desk = turn.outside.settings, turn.desk
+        free_cpus, free_memory = desk.packing.free()
         return Life(
             name=settings.node,
             token=turn.spool.token,
@@ -108,4 +109,7 @@ class Publisher:
             archive=naming.shown(turn.filing.archive.done.path),
             errors=naming.shown(turn.filing.archive.failed.path),
             hooks=dict(turn.outside.settings.hooks),
+            owners={str(uid): cpus for uid, cpus in shares.here(desk).items()},
+            free_cpus=free_cpus,
+            free_memory=free_memory,
         )

@@ -280,6 +280,10 @@ class MemDisk(Disk):
         busy = inode.number in self.writers if self.leases else None
         return Look(stat, busy, inode.data[:HEAD])
 
+    def peek(self, path: str) -> Look | None:
+        look = self.look(path)
+        return look and look._replace(busy=None, inside=None)
+
     def _inside(self, path: str) -> tuple[tuple[str, bytes] | None, Inside | None]:
         """Return the info file of a directory, and what is in it; nothing without one."""
         name = next((name for name in INFO_FILES if self.inode(f"{path}/{name}")), None)
@@ -743,6 +747,9 @@ class Faulty(Disk):
         except PermissionError:
             stat = self.disk.stat(path)
             return Look(stat, None, None) if stat else None
+
+    def peek(self, path: str) -> Look | None:
+        return self._gone(None, "look", lambda: self.disk.peek(path), path)
 
     def read(self, path: str, last: int = 0) -> bytes | None:
         return self._gone(None, "read", lambda: self.disk.read(path, last), path)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmjq.backlog import SLACK, Backlog
+from pmjq.backlog import Backlog
+from pmjq.order import SLACK
 from pmjq.ready import PATIENCE_EMPTY, PATIENCE_LINKED, Kind, Look, Rules, Standing, settled
 from values import FakeStat
 
@@ -175,7 +176,7 @@ def test_changing_entries_fill_no_memory(backlog: Backlog) -> None:
     """An entry that is touched all day behind a closed gate costs what one entry costs."""
     for number in range(10_000):
         backlog.see("a", at(number), float(number))
-    assert len(backlog._order) < 1000
+    assert backlog._queued._places < 1000
 
 
 # --- what is aside
