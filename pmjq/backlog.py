@@ -227,7 +227,7 @@ class Backlog:
             if priority is not None and head.priority != priority:
                 break
             priority = head.priority
-            self._queued.take(owner)
+            self._queued.take(owner, head)
             self._taken[head.name] = (head.appeared, owner)
             heads.append(head)
         return heads

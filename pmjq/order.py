@@ -98,8 +98,8 @@ class Order:
         return len(self._heaps) > 1
 
     def owners(self) -> list[int]:
-        """Return who has something queued."""
-        return [owner for owner in list(self._heaps) if self.head(owner) is not None]
+        """Return who may have something queued."""
+        return list(self._heaps)
 
     def head(self, owner: int) -> Head | None:
         """Return the first entry of an owner, None if nothing of his is queued."""
@@ -116,30 +116,29 @@ class Order:
         if ranked and (ranked[0][0] < 0 or not plain):
             return Head(*ranked[0])
         if plain:
-            return Head(0, *plain[0])
+            appeared, name = plain[0]
+            return Head(0, appeared, name)
         del self._heaps[owner]
         return None
 
-    def take(self, owner: int) -> Head | None:
-        """Take the first entry of an owner out and return it."""
-        head = self.head(owner)
-        if head is not None:
-            plain, ranked = self._heaps[owner]
-            if head.behind:
-                heapq.heappop(ranked)
-            else:
-                heapq.heappop(plain)
-            self._places -= 1
-            del self._appeared[head.name]
-        return head
+    def take(self, owner: int, head: Head) -> None:
+        """Take the first entry of an owner out, which is this one."""
+        plain, ranked = self._heaps[owner]
+        if head.behind:
+            heapq.heappop(ranked)
+        else:
+            heapq.heappop(plain)
+        self._places -= 1
+        del self._appeared[head.name]
 
     def _place(self, name: str, appeared: int, owner: int) -> None:
-        plain, ranked = self._heaps.setdefault(owner, ([], []))
-        priority = self.priority(name, appeared)
-        if priority:
-            heapq.heappush(ranked, (-priority, appeared, name))
+        heaps = self._heaps.get(owner)
+        if heaps is None:
+            heaps = self._heaps[owner] = [], []
+        if self._priority and (priority := self.priority(name, appeared)):
+            heapq.heappush(heaps[1], (-priority, appeared, name))
         else:
-            heapq.heappush(plain, (appeared, name))
+            heapq.heappush(heaps[0], (appeared, name))
         self._places += 1
         if self._places > 2 * len(self._appeared) + SLACK:
             self._tidy()
@@ -157,7 +156,9 @@ class Order:
                 del self._heaps[owner]
 
     def _is_plain(self, appeared: int, name: str) -> bool:
-        return self._appeared.get(name) == appeared and not self.priority(name, appeared)
+        if self._appeared.get(name) != appeared:
+            return False
+        return not self._priority or not self.priority(name, appeared)
 
     def _is_ranked(self, behind: int, appeared: int, name: str) -> bool:
         known = self.priority(name, appeared)
@@ -177,7 +178,9 @@ def next_owner(
     several owners have as few, each node begins with another: those that choose at the same
     moment, not knowing of each other, would all choose the same.
     """
-    open_to = {owner: head for owner, head in heads.items() if owner not in passed}
+    open_to = heads
+    if passed:
+        open_to = {owner: head for owner, head in heads.items() if owner not in passed}
     if len(open_to) < 2:  # noqa: PLR2004  # nothing to choose
         return next(iter(open_to), None)
     keys = {owner: (head.behind, shares.get(owner, 0)) for owner, head in open_to.items()}

@@ -148,6 +148,7 @@ class Packing:
     _waiting: dict[str, Waiting] = field(default_factory=dict)
     _taken: Held = field(default_factory=Held)
     _kept: str = ""
+    _adds_up: bool = False
     _now: float = 0.0
     _woken_for: Held | None = None
 
@@ -172,7 +173,7 @@ class Packing:
 
     def begin(self, jobs: int, now: float, here: Callable[[str], bool]) -> None:
         """Begin to place jobs beside ``jobs`` that are in hand."""
-        self.asking(here)
+        self._adds_up = self.asking(here)
         usual = self.capacity.usual
         special = held(self._asking.values())
         self._taken = replace(
@@ -232,12 +233,15 @@ class Packing:
             self._waiting[name] = Waiting(wanted, since, owner, spec.priority, gated)
         else:
             self._taken = self._taken.plus(wanted)
+            self._adds_up = self._adds_up or spec.cpus is not None or bool(spec.memory)
             self._waiting.pop(name, None)
+            if name == self._kept:
+                self._kept = ""
         return reason
 
     def _reason(self, name: str, spec: Spec, wanted: Needs, owner: int) -> str:
         plain = spec.cpus is None and not spec.memory
-        if plain and not self._asking and not self._taken.alone and not self._kept:
+        if plain and not self._adds_up and not self._kept:
             return ""
         reason = lacking(wanted, self._taken, self.capacity)
         if reason or not self._kept or name == self._kept:
