@@ -289,6 +289,8 @@ class Packing:
         """Forget those that wait and are not there any more."""
         for name in [name for name in self._waiting if not is_there(name)]:
             del self._waiting[name]
+            # Another node may have been quicker with the one that was told of room.
+            self._woken_for = None
 
     def next(self, now: float) -> float | None:
         """Return when the first of those that wait will have waited for long; None: it has."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pmjq.outside import Outside
 
 FRESH = 0.01
-FRESH_SHARED = 0.5
+FRESH_SHARED = 0.1
 """Seconds for which what the other nodes have is taken to be as it was seen."""
 
 MOST_READ = 500

@@ -264,7 +264,7 @@ class Cluster:
         self.seed = seed
         self.sim = Sim(seed, history=history)
         self.sim.beats = self._beaten
-        self.plan = planned(self.sim.rng, troubles)
+        self.plan = self._plan(troubles)
         self.clock = ServerClock(self.sim)
         self.disk = SharedDisk(self.clock)
         self.disk.leases = self.plan.kind.local
@@ -282,6 +282,9 @@ class Cluster:
         self._roles: dict[int, tuple[str, str]] = {}
         self._records: dict[int, set[str]] = {}
         self.nodes = self._nodes()
+
+    def _plan(self, troubles: tuple[str, ...]) -> Plan:
+        return planned(self.sim.rng, troubles)
 
     def _nodes(self) -> list[Node]:
         rng, plan = self.sim.rng, self.plan
