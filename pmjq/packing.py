@@ -149,6 +149,7 @@ class Packing:
     _taken: Held = field(default_factory=Held)
     _kept: str = ""
     _adds_up: bool = False
+    _ranked: bool = False
     _now: float = 0.0
     _woken_for: Held | None = None
 
@@ -194,6 +195,8 @@ class Packing:
                 break
             if not best or waiting.priority > behind:
                 best, behind = name, waiting.priority
+            if not self._ranked:
+                break
         return best
 
     def wants(self, name: str) -> Needs | None:
@@ -230,6 +233,7 @@ class Packing:
             before = self._waiting.get(name)
             since = now if before is None else before.since
             gated = bool(gate) and not lacks
+            self._ranked = self._ranked or spec.priority != 0
             self._waiting[name] = Waiting(wanted, since, owner, spec.priority, gated)
         else:
             self._taken = self._taken.plus(wanted)
@@ -275,10 +279,10 @@ class Packing:
         found: list[str] = []
         for name, waiting in self._waiting.items():
             turn = (waiting.owner, waiting.priority)
-            if waiting.gated or (kept is not None and not self._passes(*turn, kept)):
+            if kept is not None and not self._passes(*turn, kept):
                 continue
             beside = taken.get(turn, self._taken)
-            if not lacking(waiting.needs, beside, self.capacity):
+            if not waiting.gated and not lacking(waiting.needs, beside, self.capacity):
                 found.append(name)
                 taken[turn] = beside.plus(waiting.needs)
             elif name == self._kept:
