@@ -36,6 +36,7 @@ from pmjq.job import Usage, moment
 from pmjq.lives import Ground, Lives
 from pmjq.node import Life, Machine, Reading
 from pmjq.outside import Settings
+from pmjq.packing import Capacity
 from pmjq.process import Ended, Key, Order, Report, Started, Unkept, Unstarted, Vanished
 from pmjq.ready import INFO_FILES, Inside, Look, Rules
 from pmjq.turn import Turn
@@ -1247,6 +1248,8 @@ class Place:
     node: str = "a"
     ordered: bool = True
     uids: frozenset[int] = frozenset({UID})
+    load: float | None = None
+    capacity: Capacity = field(default_factory=Capacity)
 
 
 def reading() -> Reading:
@@ -1298,7 +1301,15 @@ class Daemon:
             disk=self.disk,
             root=place.spool,
             local=True,
-            settings=Settings(place.node, me, Limits(slots=place.slots), Rules(place.uids)),
+            settings=Settings(
+                place.node,
+                me,
+                Limits(place.load, place.slots),
+                Rules(place.uids),
+                cpus=place.capacity.cpus,
+                memory=place.capacity.memory,
+                capacity=place.capacity,
+            ),
             archive=place.archive,
             errors=place.errors,
             processes=self.processes,

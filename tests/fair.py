@@ -90,7 +90,7 @@ class Fair(Cluster):
                 counts[job.owner] += job.cpus or 1
         queued = self._queued()
         spread = max(counts.values()) - min(counts.values())
-        if {job.owner for job in queued} == set(OWNERS) and sum(counts.values()):
+        if {job.owner for job in queued} == set(OWNERS) and any(counts.values()):
             watched.spreads[spread] += 1
             self._apart_since = now if spread < 2 or self._apart_since < 0 else self._apart_since
             watched.longest_apart = max(watched.longest_apart, now - self._apart_since)

@@ -18,6 +18,7 @@ from machines import OWNERS, Job
 from mounts import Kind
 from pmjq import choice, entries, order, packing
 from pmjq.packing import Packing
+from pmjq.shares import Shares
 
 SOON = 0.5
 """Seconds in which a slot that became free has its next job, on a local file system."""
@@ -114,7 +115,7 @@ def _counts_nothing(patch: pytest.MonkeyPatch) -> None:
 
 def _is_blind_to_others(patch: pytest.MonkeyPatch) -> None:
     """Count what this node runs, and all begin with the same owner."""
-    patch.setattr(choice.Shares, "_look", lambda self, now: None)
+    patch.setattr(Shares, "_look", lambda self, now: None)
     real = order.next_owner
     patch.setattr(order, "next_owner", lambda heads, shares, rank=0, passed=(): real(heads, shares))
 

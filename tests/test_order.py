@@ -166,12 +166,12 @@ def test_shares_are_within_one_while_all_have_work(
         while len(running) < slots:
             shares = Counter(running)
             first = {owner: head for owner in counts if (head := order.head(owner)) is not None}
-            owner = next_owner(first, shares)
-            if owner is None:
+            chosen = next_owner(first, shares)
+            if chosen is None:
                 break
-            assert all(shares[owner] <= shares[other] for other in first)
-            order.take(owner, first[owner])
-            running.append(owner)
+            assert all(shares[chosen] <= shares[other] for other in first)
+            order.take(chosen, first[chosen])
+            running.append(chosen)
         else:
             continue
         break
