@@ -1,9 +1,9 @@
 """What is in the spool and has not been claimed, in the order in which it is to be run.
 
-Oldest first by the time an entry appeared (ctime: ``cp -p`` must not jump the queue), then by
-name. The order is a heap of names, so that neither an arrival nor a launch costs more with a
-million queued than with a thousand. Entries that are not queued are kept apart with their reasons
-and the time of their next look.
+By priority as far as it is known, then in turns among owners, then oldest first by the time an
+entry appeared (ctime: ``cp -p`` must not jump the queue), then by name; ``pmjq.order`` has the
+places. Entries that are not queued are kept apart with their reasons and the time of their next
+look.
 
 Pure memory: the daemon fills it from what it sees, and it may be thrown away and filled again at
 any time.
@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from pmjq import ready
+from pmjq import order, ready
+from pmjq.order import SLACK, Head, Order
 from pmjq.ready import Inside, Kind, Print, Rules, Standing, Stat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,6 @@ class Refused:
     won: int
 
 
-SLACK = 100
-"""Places in the order, and looks, that may be out of date before they are made anew."""
-
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 """Seconds until an entry that could not be moved is tried again, doubled while it is the same."""
@@ -61,9 +59,9 @@ class Backlog:
     def __init__(self, rules: Rules) -> None:
         """Start with nothing seen."""
         self.rules = rules
-        self._queued: dict[str, int] = {}
-        self._order: list[tuple[int, str]] = []
-        self._taken: dict[str, int] = {}
+        self.unread: list[str] = []
+        self._queued = Order()
+        self._taken: dict[str, tuple[int, int]] = {}
         self._aside: dict[str, Aside] = {}
         self._looks: list[tuple[float, str]] = []
         self._look_at: dict[str, float] = {}
@@ -109,7 +107,8 @@ class Backlog:
                 self._since[name] = (ready.print_of(stat), now - age)
                 self._bad.pop(name, None)
                 self._look_at.pop(name, None)
-            self._enqueue(name, stat.st_ctime_ns)
+            if self._queued.add(name, stat.st_ctime_ns, stat.st_uid):
+                self.unread.append(name)
         else:
             self.put_aside(name, stat, standing, now)
 
@@ -136,7 +135,7 @@ class Backlog:
         """
         seen = ready.print_of(stat)
         age = self._age(name, seen, now)
-        self._queued.pop(name, None)
+        self._queued.remove(name)
         self._taken.pop(name, None)
         self._aside[name] = Aside(standing, seen, now - age)
         if standing.kind is Kind.BAD:
@@ -195,7 +194,7 @@ class Backlog:
 
     def forget(self, name: str) -> None:
         """Drop an entry that is gone or claimed."""
-        self._queued.pop(name, None)
+        self._queued.forget(name)
         self._taken.pop(name, None)
         self._aside.pop(name, None)
         self._since.pop(name, None)
@@ -204,24 +203,61 @@ class Backlog:
         self._refused.pop(name, None)
         self._inside.pop(name, None)
 
-    def take(self, most: int) -> list[str]:
-        """Take up to ``most`` names off the head of the queue.
+    def several(self) -> bool:
+        """Tell whether more than one owner may have something queued."""
+        return self._queued.several()
+
+    def heads(self) -> dict[int, Head]:
+        """Return the first entry of each owner that has any."""
+        queued = self._queued
+        heads = {owner: queued.head(owner) for owner in queued.owners()}
+        return {owner: head for owner, head in heads.items() if head is not None}
+
+    def head(self, owner: int) -> Head | None:
+        """Return the first entry of an owner, None if nothing of his is queued."""
+        return self._queued.head(owner)
+
+    def take_of(self, owner: int, most: int, priority: int | None = None) -> list[Head]:
+        """Take up to ``most`` names of an owner off the queue, all of one priority.
 
         Each is then claimed, put aside or put back.
         """
-        head: list[str] = []
-        while self._order and len(head) < most:
-            appeared, name = heapq.heappop(self._order)
-            if self._queued.get(name) == appeared:
-                head.append(name)
-                self._taken[name] = self._queued.pop(name)
-        return head
+        heads: list[Head] = []
+        while len(heads) < most and (head := self._queued.head(owner)) is not None:
+            if priority is not None and head.priority != priority:
+                break
+            priority = head.priority
+            self._queued.take(owner, head)
+            self._taken[head.name] = (head.appeared, owner)
+            heads.append(head)
+        return heads
+
+    def take(self, most: int, shares: Mapping[int, int] | None = None) -> list[str]:
+        """Take up to ``most`` names off the head of the queue; ``shares``: what owners have."""
+        names: list[str] = []
+        held = dict(shares or {})
+        while len(names) < most and (owner := order.next_owner(self.heads(), held)) is not None:
+            names += [head.name for head in self.take_of(owner, 1)]
+            held[owner] = held.get(owner, 0) + 1
+        return names
 
     def put_back(self, name: str) -> None:
         """Return a name that was taken to its place in the queue."""
-        appeared = self._taken.pop(name, None)
-        if appeared is not None:
-            self._enqueue(name, appeared)
+        taken = self._taken.pop(name, None)
+        if taken is not None:
+            self._queued.add(name, *taken)
+
+    def is_queued(self, name: str) -> bool:
+        """Tell whether an entry is queued."""
+        return name in self._queued
+
+    def priority(self, name: str, stat: Stat) -> int:
+        """Return the priority of an entry as far as it is known, else 0."""
+        return self._queued.priority(name, stat.st_ctime_ns)
+
+    def prioritize(self, name: str, stat: Stat, priority: int) -> None:
+        """Take note of the priority of an entry: one that is queued goes to its place by it."""
+        self._queued.prioritize(name, stat.st_ctime_ns, stat.st_uid, priority)
 
     def due(self, now: float) -> list[str]:
         """Return the names whose next look has come, each once."""
@@ -269,15 +305,6 @@ class Backlog:
             or (aside.standing.kind is Kind.DEFERRED and aside.standing.again is not None)
             for aside in self._aside.values()
         )
-
-    def _enqueue(self, name: str, appeared: int) -> None:
-        if self._queued.get(name) != appeared:
-            self._queued[name] = appeared
-            heapq.heappush(self._order, (appeared, name))
-            if len(self._order) > 2 * len(self._queued) + SLACK:
-                # Entries that changed or went have left their old places behind.
-                self._order = [(appeared, name) for name, appeared in self._queued.items()]
-                heapq.heapify(self._order)
 
     def _look_again(self, name: str, at: float | None) -> None:
         """Look at an entry again at a time and at no other; None: when something tells of it."""

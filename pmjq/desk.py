@@ -19,6 +19,7 @@ from pmjq.backlog import Backlog
 from pmjq.devices import Devices
 from pmjq.gates import OPEN, Contention, Forecast
 from pmjq.job import Status
+from pmjq.node import Reading
 from pmjq.packing import Capacity, Packing
 from pmjq.plan import Claimed, Intent, Over, Return, Run
 from pmjq.state import State
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from pmjq.ready import Rules
 
 
+UNREAD = Reading(load=0.0, runnable=1, cpus=1)
+"""Stands for a look at the machine where no gate asks for one."""
+
 MOST_AHEAD = 32
 """How many jobs are claimed ahead at most."""
 
@@ -36,6 +40,9 @@ SOON = 0.001
 
 HESITATION = 0.1
 """Seconds until entries are looked at again that other nodes come before with."""
+
+PEEK_PAUSE = 0.1
+"""Seconds between two looks for priorities in a queue that has not been read through."""
 
 REMAINS_PAUSE = 0.1
 """Seconds between two looks for what is left of jobs that were told to stop."""
@@ -90,13 +97,15 @@ class Desk:
         self.nudges: deque[str | None] = deque()
         self.intent = Intent.RUN
         self.verdict = OPEN
+        self.reading = UNREAD
         self.doubtful = False
         self.scanned = False
         self.living: list[str] = []
         self.won = self.contended = 0
         self.departed: dict[str, tuple[int, float]] = {}
         self.unseen = 0
-        self.hesitates = False
+        self.unread = 0
+        self.hesitates = self.unfinished = False
         self.polled = 0.0
         self.outage = ""
         self.fenced: set[str] = set()
@@ -184,9 +193,9 @@ class Desk:
         held = (self.claimed, self.line, self.starting, self.running, self.remains, self.doubts)
         return any(job_id in place for place in (*held, self.strays, self.stray_remains))
 
-    def _cpus(self, attempt: Attempt) -> int:
+    def cpus_of(self, attempt: Attempt) -> int:
         """Return on how many CPUs a job stands, as far as the forecast knows: at least one."""
-        return max(1, packing.needs(attempt.spec, self.packing.capacity).cpus)
+        return packing.counted(attempt.spec, self.packing.capacity)
 
     def executing(self) -> int:
         """Return how many jobs run, or are on their way to."""
@@ -354,7 +363,7 @@ class Desk:
         self.line.pop(attempt.id, None)
         self.recalled = self.recalled and bool(self.line)
         self.starting[attempt.id] = attempt
-        self.forecast = self.forecast.started(now, self._cpus(attempt))
+        self.forecast = self.forecast.started(now, self.cpus_of(attempt))
 
     def started(self, job_id: str, pid: int, at: float, now: float) -> None:
         """Take note that an attempt runs."""
@@ -375,7 +384,7 @@ class Desk:
         self.come_to(job_id, now)
         attempt = self.starting.pop(job_id, None)
         if attempt is not None:
-            self.forecast = self.forecast.ended(now, 0.0, None, 1.0, self._cpus(attempt))
+            self.forecast = self.forecast.ended(now, 0.0, None, 1.0, self.cpus_of(attempt))
         return attempt
 
     def adopt(self, attempt: Attempt, status: Status, now: float, age: float) -> None:
@@ -383,7 +392,7 @@ class Desk:
         self.running[attempt.id] = Run(attempt, status.pid, status.started or 0.0, now - age)
         self.hold(attempt)
         self._watch(attempt)
-        self.forecast = self.forecast.adopted(now, age, self._cpus(attempt))
+        self.forecast = self.forecast.adopted(now, age, self.cpus_of(attempt))
 
     def _watch(self, attempt: Attempt) -> None:
         if attempt.spec.time is not None or attempt.spec.output_limit is not None:
@@ -406,7 +415,7 @@ class Desk:
             self._ends.append(now)
         usage = status.usage
         cpu = usage.user_cpu + usage.system_cpu if usage else None
-        factor, cpus = self.contention.factor, self._cpus(attempt)
+        factor, cpus = self.contention.factor, self.cpus_of(attempt)
         self.forecast = self.forecast.ended(now, duration, cpu, factor, cpus)
         told = run if run is not None and run.told is not None else None
         self.finish(attempt, status, now, told)
@@ -483,7 +492,7 @@ class Desk:
         if attempt is None:
             return
         duration = now - run.since if run else 0.0
-        self.forecast = self.forecast.ended(now, duration, None, 1.0, self._cpus(attempt))
+        self.forecast = self.forecast.ended(now, duration, None, 1.0, self.cpus_of(attempt))
         told = run if run is not None and run.told is not None else None
         self.doubts[job_id] = Doubt(attempt, now, now, told=told)
 
@@ -519,8 +528,10 @@ class Desk:
             times += [(run.told or now) + grace for run in self.stopping()]
         if self.remains or self.stray_remains:
             times.append(now + REMAINS_PAUSE)
-        if self.unseen:
+        if self.unseen or self.unfinished:
             times.append(now + SOON)
+        if self.unread:
+            times.append(now + PEEK_PAUSE)
         if self.hesitates:
             times.append(now + HESITATION)
         room_kept = self.packing.next(now)
@@ -546,7 +557,7 @@ class Desk:
             if attempt.gpus:
                 # Its process goes on, and with it what it was given.
                 self.fenced.add(job_id)
-            cpus = self._cpus(attempt)
+            cpus = self.cpus_of(attempt)
             self.forecast = self.forecast.ended(self.forecast.at, 0.0, None, 1.0, cpus)
         for place in self._places():
             place.pop(job_id, None)

@@ -131,6 +131,25 @@ class Disk:
         finally:
             os.close(fd)
 
+    def peek(self, path: str) -> Look | None:
+        """Open a file and read its head, of a directory the info file; None if it is gone.
+
+        Nothing is asked that tells whether it is complete.
+        """
+        try:
+            fd = os.open(path, _LOOKING)
+        except OSError as error:
+            if error.errno in GONE:
+                return None
+            raise
+        try:
+            stat = os.fstat(fd)
+            if modes.S_ISDIR(stat.st_mode):
+                return _look_inside(path, fd, stat, deep=False)
+            return Look(stat, None, os.pread(fd, HEAD, 0) if modes.S_ISREG(stat.st_mode) else None)
+        finally:
+            os.close(fd)
+
     def _busy(self, fd: int) -> bool | None:
         try:
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
@@ -479,8 +498,11 @@ def _listed(fd: int, stat: os.stat_result) -> bool:
         return error.errno not in (errno.ENODATA, errno.EOPNOTSUPP)
 
 
-def _look_inside(path: str, above: int, stat: os.stat_result) -> Look:
-    """Look into a directory that has an info file, and into any other no further."""
+def _look_inside(path: str, above: int, stat: os.stat_result, *, deep: bool = True) -> Look:
+    """Look into a directory that has an info file, and into any other no further.
+
+    Not ``deep``: no further than that file.
+    """
     odd = ""
     for name in INFO_FILES:
         try:
@@ -494,8 +516,8 @@ def _look_inside(path: str, above: int, stat: os.stat_result) -> Look:
         try:
             if modes.S_ISREG(os.fstat(fd).st_mode):
                 info = (name, os.pread(fd, HEAD + 1, 0))
-                listed = _listed(above, stat)
-                return Look(stat, None, None, info, _inside(path, stat), listed=listed)
+                listed, inside = _listed(above, stat), _inside(path, stat) if deep else None
+                return Look(stat, None, None, info, inside, listed=listed)
             odd = odd or name
         finally:
             os.close(fd)

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from pmjq import naming, ready, recovery, share
+from pmjq import naming, ready, recovery
+from pmjq.choice import Choice
 from pmjq.directives import Refusal
 from pmjq.examination import Examination
 from pmjq.gates import Verdict
 from pmjq.lease import CLAIMING
 from pmjq.naming import ASKING, OWN
-from pmjq.packing import MOST_WAITING
+from pmjq.peeking import Peeking
 from pmjq.plan import Candidate, Intent
 from pmjq.ready import Kind
 
@@ -52,15 +53,6 @@ REVISIT = 500
 REVISIT_SHARED = 20
 """The same on a shared file system, where a look costs a round trip."""
 
-WINDOW = 64
-"""How many entries of the head of the queue per living node are looked through for this node's."""
-
-HESITATION = 0.1
-"""Seconds that each node before this one gets for an entry that is dealt to it."""
-
-HESITATION_SHARED = 0.5
-"""The same on a shared file system, which each node lists at a time of its own."""
-
 PRESENT_FOR = 0.5
 """Seconds for which a shared spool that was there is taken to be there."""
 
@@ -87,10 +79,11 @@ class Entries:
         self._idle = POLL
         self._unseen: deque[str] = deque()
         self._told: dict[str, str] = {}
-        self._hesitating: dict[str, float] = {}
         self._rights: tuple[int, ...] | None = None
         self._untold: set[tuple[str, int]] = set()
         self._examination = Examination(outside, desk)
+        self._choice = Choice(outside, desk, self._examination)
+        self._peeking = Peeking(outside, desk)
 
     def present(self) -> bool:
         """Tell whether the spool is there, and say so when that changes."""
@@ -139,6 +132,7 @@ class Entries:
     def candidates(self, wanted: int, now: float) -> list[Candidate]:
         """Return entries to claim: those that can never be run, and the head of the queue."""
         desk, backlog = self.desk, self.desk.backlog
+        self._peeking.peek(wanted, now)
         if desk.intent is not Intent.RUN or now < self.outside.pauses.until("claim"):
             return []
         if self.outside.silent() >= CLAIMING * self.outside.settings.lease:
@@ -148,65 +142,7 @@ class Entries:
             stat = self._still_bad(name, now)
             if stat is not None:
                 found.append(Candidate(name, stat, Refusal(reason)))
-        self._examination.begin(now)
-        taken: list[str] = []
-        try:
-            self._take(found, taken, wanted, now)
-        finally:
-            # Whatever came of it: what is neither put aside nor gone has its place again.
-            for name in taken:
-                backlog.put_back(name)
-        return found
-
-    def _take(self, found: list[Candidate], taken: list[str], wanted: int, now: float) -> None:
-        """Add to what was found the entries that are next for this node, and all to ``taken``."""
-        backlog = self.desk.backlog
-        self.desk.hesitates = False
-        left: list[str] = []
-        spare: list[str] = []
-        nodes = 1 + len(self.desk.living)
-        window = WINDOW * nodes
-        while wanted > 0 and len(taken) < window and len(self.desk.packing) < MOST_WAITING:
-            names = backlog.take(wanted * nodes)
-            if not names:
-                break
-            taken += names
-            own, others = self._mine(names, nodes, now) if nodes > 1 else (names, [])
-            left += set(names).difference(own, others)
-            spare += others
-            wanted = self._add(own, found, left, wanted, now)
-        # Others' only where the whole window has not enough of one's own: their nodes are at them.
-        wanted = self._add(spare, found, left, wanted, now)
-        if nodes > 1 and taken:
-            self._hesitating = {name: self._hesitating.get(name, now) for name in left}
-            self.desk.hesitates = bool(self._hesitating) and wanted > 0
-
-    def _mine(self, names: list[str], nodes: int, now: float) -> tuple[list[str], list[str]]:
-        """Return the entries that this node may take now: its own, and those of others."""
-        token, since = self.outside.spool.token, self._hesitating
-        rank = sum(other < token for other in self.desk.living)
-        pause = HESITATION if self.outside.spool.local else HESITATION_SHARED
-        own, others = [], []
-        for name in names:
-            away = share.distance(name, rank, nodes)
-            if away == 0:
-                own.append(name)
-            elif now - since.get(name, now) >= away * pause:
-                others.append(name)
-        return own, others
-
-    def _add(
-        self, names: list[str], found: list[Candidate], left: list[str], wanted: int, now: float
-    ) -> int:
-        """Add the candidates among some entries to what was found; return how many are missing."""
-        for name in names:
-            candidate = self._examination.candidate(name, now) if wanted > 0 else None
-            if candidate is not None:
-                found.append(candidate)
-                wanted -= 1
-            elif wanted <= 0:
-                left.append(name)
-        return wanted
+        return found + self._choice.candidates(wanted, now)
 
     def _still_bad(self, name: str, now: float) -> Stat | None:
         """Return the stat of an entry that can never be run; None if it is to be judged anew.

@@ -10,14 +10,17 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from pmjq import gates, naming, outcomes, ready, retries
+from pmjq import gates, naming, outcomes, packing, ready, retries
 from pmjq.directives import Refusal
 from pmjq.job import Spec
+from pmjq.neighbours import Neighbours
 from pmjq.outcomes import Outcomes
 from pmjq.plan import Candidate
 from pmjq.ready import Kind, Standing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pmjq.desk import Desk
     from pmjq.job import Again
     from pmjq.outside import Outside
@@ -55,11 +58,24 @@ class Examination:
         self._outcomes = Outcomes(outside.spool, outside.asked)
         self._back: frozenset[str] | None = None
         self._heard_at = 0.0
+        self._neighbours = Neighbours(outside, desk)
+        self._granted = self._beside = 0
 
-    def begin(self, now: float) -> None:
-        """Begin to examine; which jobs are back in the queue is looked at anew if that is asked."""
+    def begin(self, now: float, shares: Mapping[int, int] | None) -> None:
+        """Begin to examine; which jobs are back in the queue is looked at anew if that is asked.
+
+        ``shares``: what owners have, where there are several.
+        """
+        desk = self.desk
         self._back = None
-        self.desk.pack(now)
+        desk.packing.shares = shares or {}
+        desk.packing.elsewhere = self._neighbours.nearer(now)
+        desk.pack(now)
+        waiting = (*desk.line.values(), *desk.claimed.values())
+        self._granted = sum(
+            packing.counted(one.attempt.spec, desk.packing.capacity) for one in waiting
+        )
+        self._beside = len(waiting)
 
     def woken(self, now: float) -> set[str]:
         """Return what waited for others of which one has ended, and what waited for room."""
@@ -91,13 +107,16 @@ class Examination:
             backlog.forget(name)
             return None
         age = backlog.age(name, look.stat, now, look.inside)
+        known = backlog.priority(name, look.stat)
         found = self._settled(name, look, age) or self._asking(name, look, age)
         if isinstance(found, Candidate):
             found = self._shut_out(look.stat) or found
         if isinstance(found, Candidate) and isinstance(found.verdict, Spec):
-            reason = self.desk.packing.place(name, found.verdict, now)
-            if reason:
-                found = Standing(Kind.DEFERRED, reason, LONGEST_DEFERRED)
+            placed = self._placed(found, known, now)
+            if placed is None:
+                backlog.put_back(name)
+                return None
+            found = placed
         if isinstance(found, Standing):
             backlog.put_aside(name, look.stat, found, now)
             return None
@@ -116,6 +135,37 @@ class Examination:
             except BlockingIOError as error:
                 return Standing(Kind.INCOMING, str(error), OPENING)
         return None
+
+    def _placed(self, found: Candidate, known: int, now: float) -> Candidate | Standing | None:
+        """Return a job that fits beside the others, or why it does not.
+
+        None: it asks for a lower priority than was ``known``, and is not next.
+        """
+        name, spec = found.name, found.verdict
+        if not isinstance(spec, Spec):
+            return found
+        if spec.priority < known:
+            return None
+        gate = self._gate(spec, now)
+        reason = self.desk.packing.place(name, spec, now, found.stat.st_uid, gate)
+        if reason:
+            again = LONGEST_DEFERRED if reason != gate else gates.AGAIN
+            return Standing(Kind.DEFERRED, reason, again)
+        self._granted += packing.counted(spec, self.desk.packing.capacity)
+        self._beside += 1
+        return found
+
+    def _gate(self, spec: Spec, now: float) -> str:
+        """Return why the load average does not let a job of several CPUs start; of one it does."""
+        desk, limit = self.desk, self.outside.settings.limits.load
+        cpus = packing.counted(spec, desk.packing.capacity)
+        if limit is None or cpus == 1:
+            return ""
+        busy = desk.busy() - desk.allowed() + self._beside
+        limits = gates.Limits(load=limit)
+        return gates.verdict(
+            limits, desk.reading, desk.forecast, busy, now, cpus=cpus, granted=self._granted
+        ).reason
 
     def shut(self, name: str, error: OSError, now: float) -> None:
         """Put an entry aside that cannot be opened: others may be, and they come first."""
@@ -140,6 +190,7 @@ class Examination:
         """Return a job with what it asks for, or why it is not to be run yet."""
         verdict = self.outside.asked(look)
         if isinstance(verdict, Spec):
+            self.desk.backlog.prioritize(name, look.stat, verdict.priority)
             deferred = self._deferred(name, verdict)
             if isinstance(deferred, Standing):
                 return deferred

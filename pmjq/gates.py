@@ -205,11 +205,15 @@ def verdict(
     now: float,
     *,
     cpus: float = 1.0,
+    granted: float = 0.0,
 ) -> Verdict:
-    """Say whether one more job of ``cpus`` may be launched at ``now`` beside ``running`` others."""
+    """Say whether one more job of ``cpus`` may be launched at ``now`` beside ``running`` others.
+
+    ``granted``: the CPUs of those among them that are not in the forecast yet.
+    """
     return (
         _slots(limits, running)
-        or _load(limits, reading, forecast.on(now), running, _Next(now, cpus))
+        or _load(limits, reading, forecast.on(now), running, _Next(now, cpus, granted))
         or OPEN
     )
 

@@ -24,6 +24,7 @@ from pmjq import gates, history, infofile, job, naming, node, nodes, outcomes, r
 from pmjq.directives import Refusal
 from pmjq.errors import UsageError
 from pmjq.job import Attempt, Record, Spec, Status
+from pmjq.listing import in_order
 from pmjq.naming import OWN
 from pmjq.nodes import Pulse
 from pmjq.outcomes import Outcomes
@@ -69,7 +70,7 @@ class Look:
     # -- in the spool
 
     def queued(self, most: int | None = None) -> list[Seen]:
-        """Return what is in the spool, in the order in which it is to be run; ``most`` of it."""
+        """Return what is in the spool, by age; ``most`` of it."""
         spool, own = self.spool, self._archives() | {OWN}
         # Only what decides the order is kept: the stats of 100,000 take 60 MB.
         found = []
@@ -342,14 +343,16 @@ class Look:
         Read in the order in which jobs go, so that none is missed that moves meanwhile.
         """
         changed = self.spool.changed()
-        queued = self.queued(most)
+        # Of those that are not the first by age some may be the first to be run.
+        queued = self.queued(None if most is None else max(most, self.opened))
         claimed = self.claimed()
         if most is None and self.spool.changed() != changed:
             # One may have gone back into the queue.
             known = {one.file_name for one in queued}
             new = [name for name in self.spool.entries() if name not in known]
             queued += [one for name in new if (one := self.entry(name)) is not None]
-        return [*claimed, *self._still(queued, claimed)]
+        queued = in_order(self._still(queued, claimed), claimed, self.opened)
+        return [*claimed, *queued[:most]]
 
     def _still(self, queued: list[Seen], claimed: list[Seen]) -> list[Seen]:
         """Return the queue without what has been claimed since it was read."""

@@ -16,12 +16,11 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from pmjq import directives, ending, gates, job, plan, recovery
-from pmjq.desk import OUTPUT_PAUSE, Doubt
+from pmjq.desk import OUTPUT_PAUSE, UNREAD, Doubt
 from pmjq.entries import Entries
 from pmjq.gates import Verdict
 from pmjq.job import Status
 from pmjq.lease import BEATS, CLAIMING
-from pmjq.node import Reading
 from pmjq.plan import Intent, Return, View
 from pmjq.process import Ended, Started, Unkept, Unstarted, Vanished
 
@@ -42,9 +41,6 @@ STATUS_PATIENCE = 2.0
 CUT_OFF_PAUSE = 1.0
 """Seconds until it is looked whether the own heartbeat gets through again."""
 
-UNREAD = Reading(load=0.0, runnable=1, cpus=1)
-"""Stands for a look at the machine where no gate asks for one."""
-
 GATE_PATIENCE = 1.0
 """Seconds that a gate stays closed before the log says so."""
 
@@ -56,7 +52,6 @@ class Look:
         """Take what is looked at, and the desk that remembers it."""
         self.outside = outside
         self.desk = desk
-        self._reading = UNREAD
         self._entries = Entries(outside, desk)
         self._reports: deque[Report] = deque()
         self._returned: set[tuple[str, int]] = set()
@@ -92,6 +87,9 @@ class Look:
         ahead = desk.ahead(now) if replace and not desk.recalled and not desk.packed() else 0
         waiting = (*desk.line.values(), *desk.claimed.values())
         wanted = plan.wanted(room + desk.allowed(), ahead, waiting)
+        if outside.settings.limits.load is not None:
+            # What is claimed counts as one job there, on however many CPUs it is to stand.
+            wanted -= sum(desk.cpus_of(one.attempt) - 1 for one in waiting)
         # Who is cut off changes nothing: it may have been buried, and be about to find that out.
         earliest = now + CUT_OFF_PAUSE if self._cut_off() else 0.0
         pauses = outside.pauses
@@ -126,10 +124,11 @@ class Look:
     def _room(self, now: float) -> int:
         """Return how many jobs the gates let start."""
         outside, desk = self.outside, self.desk
-        self._reading = reading = UNREAD
+        reading = UNREAD
         if outside.settings.limits.load is not None:
-            self._reading = reading = outside.reading()
+            reading = outside.reading()
             desk.contention = desk.contention.sampled(now, reading)
+        desk.reading = reading
         if desk.intent is not Intent.RUN:
             return 0
         silent, lease = outside.silent(), outside.settings.lease
@@ -158,7 +157,7 @@ class Look:
             return False
         if self._cut_off() or desk.drained:
             return False
-        return gates.verdict(limits, self._reading, desk.forecast, desk.busy() - 1, now).open
+        return gates.verdict(limits, desk.reading, desk.forecast, desk.busy() - 1, now).open
 
     def _cut_off(self) -> bool:
         """Tell whether this life's beat has not got through for so long that others may notice."""

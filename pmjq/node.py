@@ -40,7 +40,8 @@ class Life(Struct, frozen=True, kw_only=True):
     ended jobs go, ``cpus`` and ``memory`` (bytes) how much one may have at most, ``gpus`` which are
     assigned (None: an older version does not say), ``hooks`` on which occasions it calls one for
     the whole spool, and when it last did. ``letters`` wait to be sent, and ``mail`` is why they
-    cannot be.
+    cannot be. ``owners``: the CPUs of each owner's jobs, by user number; ``free_cpus`` and
+    ``free_memory``: what none of them holds.
     """
 
     format: int = 1
@@ -78,6 +79,9 @@ class Life(Struct, frozen=True, kw_only=True):
     hooks: dict[str, datetime | None] = {}
     letters: int = 0
     mail: str = ""
+    owners: dict[str, int] = {}
+    free_cpus: int | None = None
+    free_memory: int | None = None
 
 
 class Machine(Struct, frozen=True):

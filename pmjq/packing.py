@@ -9,23 +9,26 @@ Pure: specs, clocks and counts in, names and reasons out.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from pmjq import naming, render
 from pmjq.keys import ALL_CPUS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from pmjq.job import Spec
 
 PATIENCE = 60.0
 """Seconds for which smaller jobs pass one that does not fit."""
 
+LONGEST_PATIENCE = 10 * PATIENCE
+"""Seconds for which one does that whose owner has more than others."""
+
 MOST_WAITING = 1000
-"""Jobs that wait for room; while there are so many no more entries are looked at."""
+"""Jobs of one owner that wait for room; while there are so many no more are looked at."""
 
 
 class Needs(NamedTuple):
@@ -82,12 +85,28 @@ def needs(spec: Spec, capacity: Capacity) -> Needs:
     return Needs(capacity.usual if spec.cpus is None else spec.cpus, memory, gpus=gpus)
 
 
+def counted(spec: Spec, capacity: Capacity) -> int:
+    """Return on how many CPUs a job stands, for fairness and the load average: at least one."""
+    return max(1, needs(spec, capacity).cpus)
+
+
 def held(many: Iterable[Needs]) -> Held:
     """Return what several jobs hold."""
     total = Held()
     for each in many:
         total = total.plus(each)
     return total
+
+
+def shortfall(wanted: Needs, cpus: int | None, memory: int | None) -> float:
+    """Return how much of what a job needs is not free on a node; 0: it fits.
+
+    ``cpus`` and ``memory`` are free there; None: nobody knows.
+    """
+    lack = max(0, wanted.cpus - cpus) / wanted.cpus if wanted.cpus and cpus is not None else 0.0
+    if wanted.memory and memory is not None:
+        lack += max(0, wanted.memory - memory) / wanted.memory
+    return lack
 
 
 def lacking(wanted: Needs, taken: Held, capacity: Capacity) -> str:
@@ -115,18 +134,39 @@ def _plain(spec: Spec) -> bool:
     return spec.cpus is None and not spec.memory and not spec.gpus
 
 
+class Waiting(NamedTuple):
+    """A job that waits for room: what it needs, since when, whose it is and of which priority.
+
+    ``gated``: it would fit, and the load average is too high for it.
+    """
+
+    needs: Needs
+    since: float
+    owner: int = 0
+    priority: int = 0
+    gated: bool = False
+
+
 @dataclass(slots=True)
 class Packing:
     """What the jobs of one node hold, and those that wait for room, in the order of their coming.
 
     Where no job asks for anything it adds up nothing and refuses nothing: the slots do.
+
+    ``shares``: the CPUs that owners have over all nodes, where it matters. ``elsewhere``: the job
+    for which another node keeps room.
     """
 
     capacity: Capacity = field(default_factory=Capacity)
+    shares: Mapping[int, int] = field(default_factory=dict)
+    elsewhere: str = ""
     _asking: dict[str, Needs] = field(default_factory=dict)
-    _waiting: dict[str, tuple[Needs, float]] = field(default_factory=dict)
+    _waiting: dict[str, Waiting] = field(default_factory=dict)
     _taken: Held = field(default_factory=Held)
     _kept: str = ""
+    _adds_up: bool = False
+    _ranked: bool = False
+    _now: float = 0.0
     _woken_for: Held | None = None
 
     def __len__(self) -> int:
@@ -150,7 +190,7 @@ class Packing:
 
     def begin(self, jobs: int, now: float, here: Callable[[str], bool], gpus: int = 0) -> None:
         """Begin to place jobs beside ``jobs`` that are in hand; so many ``gpus`` are not free."""
-        self.asking(here)
+        self._adds_up = self.asking(here)
         usual = self.capacity.usual
         special = held(self._asking.values())
         self._taken = replace(
@@ -159,34 +199,89 @@ class Packing:
             cpus=special.cpus + usual * max(0, jobs - special.jobs),
             gpus=max(gpus, special.gpus),
         )
-        first = next(iter(self._waiting.items()), None)
-        self._kept = first[0] if first and now >= first[1][1] + PATIENCE else ""
+        self._now = now
+        name = self.patient(now)
+        self._kept = name if name != self.elsewhere else ""
 
-    def place(self, name: str, spec: Spec, now: float) -> str:
+    def patient(self, now: float) -> str:
+        """Return the job for which room is to be kept, empty if none has waited for so long.
+
+        It is the first one of the highest priority.
+        """
+        best, behind = "", 0
+        for name, waiting in self._waiting.items():
+            if now < waiting.since + PATIENCE:
+                break
+            if not best or waiting.priority > behind:
+                best, behind = name, waiting.priority
+            if not self._ranked:
+                break
+        return best
+
+    def wants(self, name: str) -> Needs | None:
+        """Return what a job needs that waits."""
+        waiting = self._waiting.get(name)
+        return waiting.needs if waiting is not None else None
+
+    def free(self) -> tuple[int | None, int | None]:
+        """Return the CPUs and the memory that nothing holds; None: nobody knows."""
+        cpus, memory = self.capacity.cpus, self.capacity.memory
+        return (
+            None if cpus is None else max(0, cpus - self._taken.cpus),
+            None if memory is None else max(0, memory - self._taken.memory),
+        )
+
+    def crowded(self) -> set[int]:
+        """Return the owners of whom so many wait that no more are looked at."""
+        if len(self._waiting) < MOST_WAITING:
+            return set()
+        counts = Counter(waiting.owner for waiting in self._waiting.values())
+        return {owner for owner, count in counts.items() if count >= MOST_WAITING}
+
+    def place(self, name: str, spec: Spec, now: float, owner: int = 0, gate: str = "") -> str:
         """Return why a job is not to start beside those in hand and those placed before it.
 
         Empty: it is placed. One that is not waits, and is told by ``woken`` when there is room.
+        ``gate``: why it may not start even if it fits.
         """
         wanted = needs(spec, self.capacity)
         self._woken_for = None
-        reason = self._reason(name, spec, wanted)
+        lacks = self._reason(name, spec, wanted, owner)
+        reason = lacks or gate
         if reason:
-            self._waiting.setdefault(name, (wanted, now))
+            before = self._waiting.get(name)
+            since = now if before is None else before.since
+            gated = bool(gate) and not lacks
+            self._ranked = self._ranked or spec.priority != 0
+            self._waiting[name] = Waiting(wanted, since, owner, spec.priority, gated)
         else:
             self._taken = self._taken.plus(wanted)
+            self._adds_up = self._adds_up or not _plain(spec)
             self._waiting.pop(name, None)
+            if name == self._kept:
+                self._kept = ""
         return reason
 
-    def _reason(self, name: str, spec: Spec, wanted: Needs) -> str:
-        if _plain(spec) and not self._asking and not self._taken.alone and not self._kept:
+    def _reason(self, name: str, spec: Spec, wanted: Needs, owner: int) -> str:
+        if _plain(spec) and not self._adds_up and not self._kept:
             return ""
         reason = lacking(wanted, self._taken, self.capacity)
         if reason or not self._kept or name == self._kept:
             return reason
-        kept = self._waiting[self._kept][0]
-        if kept.alone or lacking(wanted, self._taken.plus(kept), self.capacity):
+        kept = self._waiting[self._kept]
+        if self._passes(owner, spec.priority, kept):
+            return ""
+        beside = self._taken.plus(kept.needs)
+        if kept.gated or kept.needs.alone or lacking(wanted, beside, self.capacity):
             return f"room is kept for {naming.shown(self._kept)}, which has waited for long"
         return ""
+
+    def _passes(self, owner: int, priority: int, kept: Waiting) -> bool:
+        """Tell whether a job comes before the one for which room is kept."""
+        if priority > kept.priority:
+            return True
+        fewer = self.shares.get(owner, 0) < self.shares.get(kept.owner, 0)
+        return fewer and self._now < kept.since + LONGEST_PATIENCE
 
     def woken(self, jobs: int, now: float, here: Callable[[str], bool], gpus: int = 0) -> list[str]:
         """Return the names of those that waited and fit by now, in order; some at a time."""
@@ -195,24 +290,32 @@ class Packing:
         self.begin(jobs, now, here, gpus)
         if self._taken == self._woken_for:
             return []
-        self._woken_for = taken = self._taken
+        self._woken_for = self._taken
+        kept: Waiting | None = None
+        # Who of them comes first is for the queue to say, so each owner's are told.
+        taken: dict[tuple[int, int], Held] = {}
         found: list[str] = []
-        for name, (wanted, _) in islice(self._waiting.items(), MOST_WAITING):
-            if not lacking(wanted, taken, self.capacity):
+        for name, waiting in self._waiting.items():
+            turn = (waiting.owner, waiting.priority)
+            if kept is not None and not self._passes(*turn, kept):
+                continue
+            beside = taken.get(turn, self._taken)
+            if not waiting.gated and not lacking(waiting.needs, beside, self.capacity):
                 found.append(name)
-                taken = taken.plus(wanted)
+                taken[turn] = beside.plus(waiting.needs)
             elif name == self._kept:
-                # Nothing passes it any more.
-                break
+                kept = waiting
         return found
 
     def forget(self, is_there: Callable[[str], bool]) -> None:
         """Forget those that wait and are not there any more."""
         for name in [name for name in self._waiting if not is_there(name)]:
             del self._waiting[name]
+            # Another node may have been quicker with the one that was told of room.
+            self._woken_for = None
 
     def next(self, now: float) -> float | None:
         """Return when the first of those that wait will have waited for long; None: it has."""
         first = next(iter(self._waiting.values()), None)
-        at = first[1] + PATIENCE if first else 0.0
+        at = first.since + PATIENCE if first else 0.0
         return at if at > now else None

@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from pmjq import job, naming, probe, service
+from pmjq import job, naming, probe, service, shares
 from pmjq.node import Life
 from pmjq.plan import Intent
 from pmjq.version import VERSION
@@ -83,6 +83,7 @@ class Publisher:
         turn, limits, me = self.turn, self.limits, self.machine
         settings, desk = turn.outside.settings, turn.desk
         letters, mail = self._mail()
+        free_cpus, free_memory = desk.packing.free()
         return Life(
             name=settings.node,
             token=turn.spool.token,
@@ -118,4 +119,7 @@ class Publisher:
             hooks=dict(turn.outside.settings.hooks),
             letters=letters,
             mail=mail,
+            owners={str(uid): cpus for uid, cpus in shares.here(desk).items()},
+            free_cpus=free_cpus,
+            free_memory=free_memory,
         )

@@ -189,6 +189,10 @@ class Spool(Paperwork, Requests, Letters):
         """Open and examine an entry, None if it is gone."""
         return self.disk.look(f"{self.root}/{name}")
 
+    def peek(self, name: str) -> Look | None:
+        """Open an entry for what it asks for, complete or not; None if it is gone."""
+        return self.disk.peek(f"{self.root}/{name}")
+
     # -- transitions
 
     def claim(self, attempt: Attempt) -> bool:

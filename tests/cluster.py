@@ -18,7 +18,7 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from unittest import mock
 
@@ -28,6 +28,7 @@ from doubles import Inode, Keeper, Process, Script
 from machines import (
     ARCHIVE,
     BEGINNING,
+    OWNERS,
     ROOT,
     UUID,
     Box,
@@ -45,6 +46,7 @@ from pmjq.errors import PmjqError
 from pmjq.job import Record
 from pmjq.jobs import Look
 from pmjq.naming import SUBMITTED
+from pmjq.packing import Capacity
 from pmjq.spool import Spool
 from pmjq.state import State
 from pmjq.steering import Steering
@@ -118,6 +120,7 @@ class Plan:
     odds: Odds
     troubles: tuple[Trouble, ...]
     seconds: float
+    capacities: tuple[Capacity, ...] = ()
 
     @property
     def calm(self) -> bool:
@@ -128,7 +131,12 @@ class Plan:
         where = "one machine" if self.together else "a machine each"
         jobs = ", ".join(
             f"{job.name}{'r' * job.restartable}{'s' * job.stubborn}{'t' * job.retries}"
-            f" {job.script.seconds:g} s" + f" of {job.limit:g} s" * (job.limit > 0)
+            f" {job.script.seconds:g} s"
+            + f" of {job.limit:g} s" * (job.limit > 0)
+            + f" of {job.owner}" * (job.owner != OWNERS[0])
+            + f" cpus {job.cpus}" * (job.cpus > 0)
+            + f" memory {job.memory}" * (job.memory > 0)
+            + f" priority {job.priority}" * (job.priority != 0)
             for job in self.jobs
         )
         nodes = f"{len(self.slots)} nodes with slots {self.slots}, {where}, {self.kind.name}"
@@ -165,17 +173,42 @@ def planned(rng: random.Random, troubles_from: tuple[str, ...] = TROUBLES) -> Pl
         )
         for _ in range(rng.choice((0, 1, 2, 3, 5)))
     ]
-    return Plan(
-        kind,
-        lease,
-        rng.choice((None, None, None, 0.3, 2.0)),
-        tuple(rng.choice((1, 1, 2, 4)) for _ in range(nodes)),
-        together=kind.local,
-        jobs=tuple(_a_job(rng, number, seconds, lease) for number in range(1, rng.randint(3, 13))),
-        odds=Odds() if calm else odds,
-        troubles=() if calm else tuple(sorted(troubles, key=lambda each: each.at)),
-        seconds=seconds,
+    return asking(
+        Plan(
+            kind,
+            lease,
+            rng.choice((None, None, None, 0.3, 2.0)),
+            tuple(rng.choice((1, 1, 2, 4)) for _ in range(nodes)),
+            together=kind.local,
+            jobs=tuple(
+                _a_job(rng, number, seconds, lease) for number in range(1, rng.randint(3, 13))
+            ),
+            odds=Odds() if calm else odds,
+            troubles=() if calm else tuple(sorted(troubles, key=lambda each: each.at)),
+            seconds=seconds,
+        )
     )
+
+
+def asking(plan: Plan) -> Plan:
+    """Return a plan with several owners and with jobs that ask for something.
+
+    By random numbers of its own, so that what goes wrong when does not depend on it. No job asks
+    for more than each node has: any of them may be the last one that lives.
+    """
+    rng = random.Random(plan.seconds)
+    capacities = tuple(Capacity(slots + rng.choice((0, 1, 2)), 1000) for slots in plan.slots)
+    least = min(capacity.cpus or 1 for capacity in capacities)
+    owners = OWNERS[: rng.randint(1, len(OWNERS))]
+    for job in plan.jobs:
+        job.owner = rng.choice(owners)
+        if rng.random() < 0.3:
+            job.cpus = rng.randint(1, least)
+        if rng.random() < 0.2:
+            job.memory = rng.choice((1, 300, 600, 1000))
+        if rng.random() < 0.2:
+            job.priority = rng.choice((-5, 1, 1, 7))
+    return replace(plan, capacities=capacities)
 
 
 def _a_job(rng: random.Random, number: int, seconds: float, lease: float) -> Job:
@@ -231,7 +264,7 @@ class Cluster:
         self.seed = seed
         self.sim = Sim(seed, history=history)
         self.sim.beats = self._beaten
-        self.plan = planned(self.sim.rng, troubles)
+        self.plan = self._plan(troubles)
         self.clock = ServerClock(self.sim)
         self.disk = SharedDisk(self.clock)
         self.disk.leases = self.plan.kind.local
@@ -245,9 +278,13 @@ class Cluster:
         self.calmed = False
         self._by_inode: dict[int, Job] = {}
         self._processes: dict[tuple[str, int, int], Job] = {}
+        self._runs_for: dict[tuple[str, int, int], str] = {}
         self._roles: dict[int, tuple[str, str]] = {}
         self._records: dict[int, set[str]] = {}
         self.nodes = self._nodes()
+
+    def _plan(self, troubles: tuple[str, ...]) -> Plan:
+        return planned(self.sim.rng, troubles)
 
     def _nodes(self) -> list[Node]:
         rng, plan = self.sim.rng, self.plan
@@ -260,7 +297,7 @@ class Cluster:
                 if not plan.together:
                     box.times.skew = rng.uniform(-300.0, 300.0)
                 boxes.append(box)
-            nodes.append(Node(name, boxes[-1], slots))
+            nodes.append(Node(name, boxes[-1], slots, plan.capacities[number]))
         return nodes
 
     # -- one seed
@@ -333,6 +370,7 @@ class Cluster:
         hidden = f"{ROOT}/.{job.name}.tmp"
         try:
             disk.put(hidden, job.content)
+            disk._find(hidden).uid = job.owner
         except OSError:
             sim.later(sim.now + 1.0, lambda: self._submit(job))
             return
@@ -340,7 +378,7 @@ class Cluster:
 
     def _move_in(self, job: Job, hidden: str) -> None:
         self._by_inode[self.disk._find(hidden).number] = job
-        job.submitted = True
+        job.submitted, job.submitted_at = True, self.sim.now
         self.disk.rename(hidden, f"{ROOT}/{job.name}")
         self.sim.note(f"{job.name} is submitted")
         if job.withdrawn_at:
@@ -574,17 +612,42 @@ class Cluster:
                 sim.fail(f"{job.name} is executed twice at once: {job.unexcused}")
             else:
                 self.beside += 1
-        self._processes[box.name, box.boots, process.pid] = job
+        key = box.name, box.boots, process.pid
+        self._processes[key] = job
+        self._runs_for[key] = box.node_of.get(process.keeper.pid, "")
         job.running[box.name, process.pid] = sim.now
+        self._must_fit(self._runs_for[key])
 
     def job_ended(self, process: Process, box: Box) -> None:
         """Take note that a job's process is gone."""
-        job = self._processes.pop((box.name, box.boots, process.pid), None)
+        key = box.name, box.boots, process.pid
+        job = self._processes.pop(key, None)
+        self._runs_for.pop(key, None)
         if job is not None:
             self.sim.note(f"{box.name}: {job.name} as {process.pid} is over")
             job.running.pop((box.name, process.pid), None)
 
     # -- what must hold at any time
+
+    def runs_for(self, name: str) -> list[Job]:
+        """Return what runs for a node, but for what another node has taken over meanwhile."""
+        return [
+            job
+            for key, job in self._processes.items()
+            if self._runs_for[key] == name and job.taken < job.running.get((key[0], key[2]), 0.0)
+        ]
+
+    def _must_fit(self, name: str) -> None:
+        """Check that what runs for a node does not ask for more than it has."""
+        node = next((each for each in self.nodes if each.name == name), None)
+        if node is None:
+            return
+        here = self.runs_for(name)
+        cpus, memory = sum(job.cpus or 1 for job in here), sum(job.memory for job in here)
+        if len(here) > node.slots:
+            self.sim.fail(f"{name} has {node.slots} slots and runs {len(here)} jobs")
+        if cpus > (node.capacity.cpus or cpus) or memory > (node.capacity.memory or memory):
+            self.sim.fail(f"{name} is over-committed: {cpus} CPUs and {memory} of {node.capacity}")
 
     def _assign(self, directory: Inode, role: tuple[str, str]) -> None:
         self._roles[directory.number] = role

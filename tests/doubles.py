@@ -36,6 +36,7 @@ from pmjq.job import Usage, moment
 from pmjq.lives import Ground, Lives
 from pmjq.node import Life, Machine, Reading
 from pmjq.outside import Settings
+from pmjq.packing import Capacity
 from pmjq.process import Ended, Key, Order, Report, Started, Unkept, Unstarted, Vanished
 from pmjq.ready import INFO_FILES, Inside, Look, Rules
 from pmjq.turn import Turn
@@ -279,6 +280,10 @@ class MemDisk(Disk):
             return Look(stat, None, None)
         busy = inode.number in self.writers if self.leases else None
         return Look(stat, busy, inode.data[:HEAD])
+
+    def peek(self, path: str) -> Look | None:
+        look = self.look(path)
+        return look and look._replace(busy=None, inside=None)
 
     def _inside(self, path: str) -> tuple[tuple[str, bytes] | None, Inside | None]:
         """Return the info file of a directory, and what is in it; nothing without one."""
@@ -746,6 +751,9 @@ class Faulty(Disk):
         except PermissionError:
             stat = self.disk.stat(path)
             return Look(stat, None, None) if stat else None
+
+    def peek(self, path: str) -> Look | None:
+        return self._gone(None, "look", lambda: self.disk.peek(path), path)
 
     def read(self, path: str, last: int = 0) -> bytes | None:
         return self._gone(None, "read", lambda: self.disk.read(path, last), path)
@@ -1246,6 +1254,8 @@ class Place:
     node: str = "a"
     ordered: bool = True
     uids: frozenset[int] = frozenset({UID})
+    load: float | None = None
+    capacity: Capacity = field(default_factory=Capacity)
 
 
 def reading() -> Reading:
@@ -1297,7 +1307,15 @@ class Daemon:
             disk=self.disk,
             root=place.spool,
             local=True,
-            settings=Settings(place.node, me, Limits(slots=place.slots), Rules(place.uids)),
+            settings=Settings(
+                place.node,
+                me,
+                Limits(place.load, place.slots),
+                Rules(place.uids),
+                cpus=place.capacity.cpus,
+                memory=place.capacity.memory,
+                capacity=place.capacity,
+            ),
             archive=place.archive,
             errors=place.errors,
             processes=self.processes,

@@ -47,6 +47,7 @@ from pmjq.lease import KEEPING, Heart
 from pmjq.lives import GUARDS, Ground, Lives
 from pmjq.node import Machine
 from pmjq.outside import Settings
+from pmjq.packing import Capacity
 from pmjq.process import Ended, Order, Report, Started, Unstarted, Vanished
 from pmjq.ready import Rules
 from pmjq.turn import Turn
@@ -58,6 +59,9 @@ ROOT = "/srv/spool"
 ARCHIVE = "/srv/archive"
 PAPERWORK = f"{ROOT}/.pmjq/job"
 UUID = "0b0e7d1e-0000-4000-8000-000000000000"
+
+OWNERS = (UID, UID + 1, UID + 2)
+"""Whose jobs there are."""
 
 BEGINNING = 1000.0
 """When a simulation begins."""
@@ -266,7 +270,12 @@ class Job:
     retries: int = 0
     limit: float = 0.0
     cancelled_at: float = 0.0
+    owner: int = UID
+    cpus: int = 0
+    memory: int = 0
+    priority: int = 0
     submitted: bool = False
+    submitted_at: float = 0.0
     cancelled: bool = False
     asked: bool = False
     withdrawn: bool = False
@@ -289,6 +298,13 @@ class Job:
             more += b"#PMJQ retries=%d backoff=0.7\n" % self.retries
         if self.limit:
             more += b"#PMJQ time=%g\n" % self.limit
+        for key, value in (
+            ("cpus", self.cpus),
+            ("memory", self.memory),
+            ("priority", self.priority),
+        ):
+            if value:
+                more += f"#PMJQ {key}={value}\n".encode()
         return b"#!/bin/sh\n" + more + f": job {self.number}\n".encode()
 
 
@@ -326,6 +342,7 @@ class Box(World):
         self.boot = _boot(name, 1)
         self.under_way: Counter[int] = Counter()
         self.lines: dict[str, list[bytes]] = {}
+        self.node_of: dict[int, str] = {}
 
     # -- what happens to it
 
@@ -358,6 +375,8 @@ class Box(World):
 
     def carry_out(self, keeper: Keeper, order: Order) -> None:
         self.under_way[keeper.pid] += 1
+        if isinstance(keeper.daemon, Processes):
+            self.node_of[keeper.pid] = keeper.daemon.server.name
         sim = self.cluster.sim
         delay = sim.rng.expovariate(20.0) if sim.rng.random() < 0.1 else 0.0
         sim.spawn(self.actor, lambda: self._execute(keeper, order), delay)
@@ -546,6 +565,7 @@ class Node:
     name: str
     box: Box
     slots: int
+    capacity: Capacity
     server: Server | None = None
 
 
@@ -649,7 +669,7 @@ class Server(Actor):
     def _ground(self) -> Ground:
         plan = self.cluster.plan
         rules = Rules(
-            frozenset({UID}),
+            frozenset(OWNERS),
             settle=plan.kind.settle,
             settle_moved=plan.kind.settle,
             kernel_tells=plan.kind.local,
@@ -661,6 +681,9 @@ class Server(Actor):
             rules,
             lease=plan.lease,
             poll=plan.poll,
+            cpus=self.node.capacity.cpus,
+            memory=self.node.capacity.memory,
+            capacity=self.node.capacity,
         )
         return Ground(
             disk=self.box.mount,
@@ -687,8 +710,17 @@ class Server(Actor):
 
     def _publish(self, turn: Turn) -> None:
         life = life_of(turn.spool.token, self.me, self.clock.wall())
+        cpus, memory = turn.desk.packing.free()
+        life = msgspec.structs.replace(
+            life,
+            lease=self.cluster.plan.lease,
+            cpus=self.node.capacity.cpus,
+            memory=self.node.capacity.memory,
+            free_cpus=cpus,
+            free_memory=memory,
+        )
         try:
-            turn.spool.publish(msgspec.structs.replace(life, lease=self.cluster.plan.lease))
+            turn.spool.publish(life)
         except OSError:
             return
 

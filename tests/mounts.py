@@ -255,6 +255,11 @@ class Mount(Disk):
             return None
         return self._gone(None, "look", lambda: self.disk.look(path), path)
 
+    def peek(self, path: str) -> Look | None:
+        if self._in_vain(path):
+            return None
+        return self._gone(None, "look", lambda: self.disk.peek(path), path)
+
     def read(self, path: str, last: int = 0) -> bytes | None:
         if self._in_vain(path):
             return None

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmjq.backlog import SLACK, Backlog
+from pmjq.backlog import Backlog
+from pmjq.order import SLACK
 from pmjq.ready import PATIENCE_EMPTY, PATIENCE_LINKED, Kind, Look, Rules, Standing, settled
 from values import FakeStat
 
@@ -58,6 +59,33 @@ def test_oldest_first_then_by_name(backlog: Backlog) -> None:
         backlog.see(name, at(appeared), 0.0)
     assert len(backlog) == 4
     assert backlog.take(9) == ["z", "a", "b", "c"]
+
+
+def test_by_priority_then_in_turns_then_by_age() -> None:
+    """Of three owners the one who has least comes first, unless a priority says otherwise."""
+    owners = Backlog(Rules(uids=None))
+    for number in range(6):
+        for owner in (1, 2, 3) if number else (1,):
+            stat = FakeStat(st_uid=owner, st_ctime_ns=10 * owner + number)
+            owners.see(f"{owner}.{number}", stat, 0.0)
+    stat = FakeStat(st_uid=1, st_ctime_ns=15)
+    owners.prioritize("1.5", stat, 7)
+    assert owners.priority("1.5", stat) == 7
+    assert owners.take(5, {1: 2, 2: 1}) == ["1.5", "3.1", "2.1", "3.2", "2.2"]
+    owners.put_back("1.5")
+    assert owners.take(3, {3: 9}) == ["1.5", "2.3", "1.0"]
+    assert [head.name for head in owners.take_of(3, 2)] == ["3.3", "3.4"]
+    assert set(owners.heads()) == {1, 2, 3}
+
+
+def test_taken_are_of_one_priority(backlog: Backlog) -> None:
+    """So that what comes of lower ones is asked again of all owners."""
+    for name, appeared in (("a", 1), ("b", 2), ("c", 3)):
+        backlog.see(name, at(appeared), 0.0)
+    backlog.prioritize("c", at(3), 1)
+    assert [head.name for head in backlog.take_of(1000, 9)] == ["c"]
+    assert [head.name for head in backlog.take_of(1000, 9, 0)] == ["a", "b"]
+    assert backlog.head(1000) is None
 
 
 def test_mtime_is_no_age(backlog: Backlog) -> None:
@@ -175,7 +203,7 @@ def test_changing_entries_fill_no_memory(backlog: Backlog) -> None:
     """An entry that is touched all day behind a closed gate costs what one entry costs."""
     for number in range(10_000):
         backlog.see("a", at(number), float(number))
-    assert len(backlog._order) < 1000
+    assert backlog._queued._places < 1000
 
 
 # --- what is aside

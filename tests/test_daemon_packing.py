@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,8 @@ def test_what_runs_on_counts(tmp_path: Path) -> None:
         live.start()
         drop(live, "two", "cpus=2")
         assert aside(live, "two") == "needs 2 CPUs, and 1 of 4 are free"
+        told = live.node()
+        assert (told["owners"], told["free_cpus"]) == ({str(os.getuid()): 3}, 1)
         release(live, "three")
         eventually(lambda: live.runs("two"))
         release(live, "two")

@@ -422,3 +422,22 @@ def test_onlooker_holds_no_writer_up(tmp_path: Path) -> None:
         again = Onlooker().look(str(path))
         assert again is not None
         assert again.busy is None
+
+
+def test_peek(tmp_path: Path) -> None:
+    """The head of a file, or the info file of a directory, whether it is complete or not."""
+    disk = Disk()
+    (tmp_path / "file").write_bytes(b"#!/bin/sh\n")
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "job.toml").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("file")
+    with (tmp_path / "file").open("ab"):
+        file = disk.peek(str(tmp_path / "file"))
+    assert file is not None
+    assert (file.busy, file.head, file.info) == (None, b"#!/bin/sh\n", None)
+    directory = disk.peek(str(tmp_path / "job"))
+    assert directory is not None
+    assert (directory.head, directory.info, directory.inside) == (None, ("job.toml", b"x"), None)
+    assert disk.peek(str(tmp_path / "gone")) is None
+    with pytest.raises(OSError, match="symbolic"):
+        disk.peek(str(tmp_path / "link"))

@@ -203,6 +203,15 @@ def test_trusting_a_low_share_ends_when_the_jobs_compute() -> None:
     assert not verdict(Limits(load=4), reading(runnable=5), SLEEPERS, 50, 0.0).open
 
 
+def test_wide_job_is_gated_with_all_its_cpus() -> None:
+    """And those granted just before count, which the forecast does not know yet."""
+    limits, forecast = Limits(load=4), forecast_of(1)
+    assert verdict(limits, IDLE, forecast, 1, 0.0, cpus=4).open
+    assert not verdict(limits, IDLE, forecast, 1, 0.0, cpus=8).open
+    assert not verdict(limits, IDLE, forecast, 1, 0.0, cpus=4, granted=2).open
+    assert verdict(limits, IDLE, Forecast(), 0, 0.0, cpus=64).open
+
+
 def test_room_enough_for_computing_jobs_asks_no_sight() -> None:
     """Where even computing jobs fit, a burst of runnable threads holds nothing back."""
     assert verdict(Limits(load=4), reading(runnable=90), forecast_of(1), 1, 0.0).open

@@ -63,6 +63,17 @@ def test_running_ones_come_first(still: Still) -> None:
     assert names(still) == ["z", "c", "a", "b"]
 
 
+def test_order_of_the_queue(still: Still) -> None:
+    """By priority, whatever part of it is asked for, then by age."""
+    still.put("low", "#!/bin/sh\n#PMJQ priority=-1\n")
+    for name in ("c", "a", "b"):
+        still.put(name)
+    still.put("urgent", "#!/bin/sh\n#PMJQ priority=2\n")
+    assert names(still) == ["urgent", "c", "a", "b", "low"]
+    rows = typed(still.root, "list", "-n", "2").out.splitlines()
+    assert [row.split()[0] for row in rows[1:3]] == ["urgent", "c"]
+
+
 def test_same_name_ended_and_queued(still: Still) -> None:
     """What has ended is not listed, even if something of its name is."""
     still.ended("x")

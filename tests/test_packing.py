@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pmjq.job import Spec
 from pmjq.keys import ALL_CPUS
-from pmjq.packing import PATIENCE, Capacity, Held, Needs, Packing, held, lacking, needs
+from pmjq.order import Order, next_owner
+from pmjq.packing import (
+    LONGEST_PATIENCE,
+    MOST_WAITING,
+    PATIENCE,
+    Capacity,
+    Held,
+    Needs,
+    Packing,
+    held,
+    lacking,
+    needs,
+    shortfall,
+)
 
 NODE = Capacity(cpus=4, memory=1000, gpus=("0", "1"))
 
@@ -26,10 +42,10 @@ class Node:
         self.running: dict[str, Needs] = {}
         self.now = 0.0
 
-    def come(self, name: str, wanted: Spec) -> str:
+    def come(self, name: str, wanted: Spec, owner: int = 0) -> str:
         """Look at a job; return why it is not started."""
         self.packing.begin(len(self.running), self.now, self.running.__contains__)
-        reason = self.packing.place(name, wanted, self.now)
+        reason = self.packing.place(name, wanted, self.now, owner)
         if not reason:
             self.packing.hold(name, wanted)
             self.running[name] = needs(wanted, self.packing.capacity)
@@ -241,3 +257,170 @@ def _start(node: Node, waiting: dict[str, Spec]) -> None:
     for name in list(waiting):
         if len(node.running) < 4 and not node.come(name, waiting[name]):
             del waiting[name]
+
+
+# --- whose turn it is
+
+
+def test_each_owner_is_told_of_room(node: Node) -> None:
+    """Who of them comes first is decided where shares are known."""
+    node.come("has", spec(4))
+    for name, owner in (("ann1", 1), ("ann2", 1), ("bob1", 2)):
+        node.come(name, spec(4), owner)
+    node.come("urgent", Spec(cpus=4, priority=1), 1)
+    assert node.end("has") == ["ann1", "bob1", "urgent"]
+
+
+def test_room_is_kept_for_the_highest_priority(node: Node) -> None:
+    """Not for what has waited longest, and not against what comes before it."""
+    node.come("has", spec(3))
+    node.come("old", spec(4))
+    node.come("urgent", Spec(cpus=2, priority=1))
+    node.now = 2 * PATIENCE
+    assert node.come("small", spec(1)).startswith("room is kept for urgent")
+    assert node.come("higher", Spec(cpus=1, priority=2)) == ""
+
+
+def test_who_has_less_passes_for_longer(node: Node) -> None:
+    """A job of an owner who has more keeps room only after ten times as long."""
+    node.come("has", spec(2), 1)
+    node.come("big", spec(4), 1)
+    node.packing.shares = {1: 2}
+    node.now = PATIENCE
+    assert node.come("mine", spec(1), 1).startswith("room is kept for big")
+    assert node.come("other", spec(1), 2) == ""
+    node.now = LONGEST_PATIENCE
+    assert node.come("third", spec(1), 3).startswith("room is kept for big")
+
+
+def test_room_that_another_node_keeps(node: Node) -> None:
+    """It is not kept twice."""
+    node.come("has", spec(2))
+    node.come("big", spec(4))
+    node.now = PATIENCE
+    assert node.packing.patient(node.now) == "big"
+    node.packing.elsewhere = "big"
+    assert node.come("small", spec(1)) == ""
+
+
+def test_the_one_that_waited_is_placed_with_others(node: Node) -> None:
+    """Then room is kept no more."""
+    node.come("has", spec(2))
+    node.come("big", spec(4))
+    node.now = PATIENCE
+    node.end("has")
+    node.packing.begin(0, node.now, node.running.__contains__)
+    assert node.packing.place("big", spec(4), node.now) == ""
+    assert node.packing.place("small", spec(1), node.now).startswith("needs 1 CPUs")
+
+
+def test_one_that_asks_for_nothing_beside_one_placed_just_now(node: Node) -> None:
+    """It counts as soon as anything is added up."""
+    node.packing.begin(1, 0.0, node.running.__contains__)
+    assert node.packing.place("three", spec(3), 0.0) == ""
+    assert node.packing.place("plain", spec(), 0.0) == "needs 1 CPUs, and 0 of 4 are free"
+
+
+def test_told_again_if_another_node_was_quicker(node: Node) -> None:
+    """The room is still there."""
+    node.come("has", spec(4))
+    node.come("one", spec(4))
+    node.come("two", spec(4))
+    assert node.end("has") == ["one"]
+    assert node.woken() == []
+    node.packing.forget({"two"}.__contains__)
+    assert node.woken() == ["two"]
+
+
+def test_gate(node: Node) -> None:
+    """A job that fits and is too much for the load average waits, and in the end others do."""
+    node.packing.begin(1, 0.0, node.running.__contains__)
+    assert node.packing.place("wide", spec(2), 0.0, 0, "forecast") == "forecast"
+    assert node.packing.place("small", spec(1), 0.0) == ""
+    node.packing.begin(1, PATIENCE, node.running.__contains__)
+    assert node.packing.place("small", spec(1), PATIENCE).startswith("room is kept for wide")
+    assert node.packing.woken(1, PATIENCE, node.running.__contains__) == []
+
+
+def test_crowded(node: Node) -> None:
+    """So many of one owner keep nobody else's from being looked at."""
+    node.come("has", spec(4))
+    for number in range(MOST_WAITING):
+        assert node.packing.crowded() == set()
+        node.come(f"j{number}", spec(4), 1)
+    assert node.packing.crowded() == {1}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "free", "expected"),
+    [
+        (Needs(4), (4, 0), 0.0),
+        (Needs(4), (1, 0), 0.75),
+        (Needs(4, 100), (4, 50), 0.5),
+        (Needs(4, 100), (2, 50), 1.0),
+        (Needs(4, 100), (None, None), 0.0),
+        (Needs(0), (0, 0), 0.0),
+    ],
+)
+def test_shortfall(wanted: Needs, free: tuple[int | None, int | None], expected: float) -> None:
+    """The node that lacks least keeps room."""
+    assert shortfall(wanted, *free) == expected
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from((None, None, 1, 2, 4, ALL_CPUS)),
+            st.sampled_from((None, None, 300, 1000)),
+            st.integers(0, 2),
+            st.integers(-1, 1),
+            st.integers(0, 30),
+        ),
+        min_size=1,
+        max_size=40,
+    ),
+    st.lists(st.integers(0, 3), min_size=1, max_size=20),
+)
+def test_everything_is_started_in_the_end(
+    jobs: list[tuple[int | None, int | None, int, int, int]], ends: list[int]
+) -> None:
+    """Three owners, any priorities: no sum is exceeded, nothing starves, nothing stands idle."""
+    node, waiting, order = Node(), dict[str, tuple[Spec, int]](), Order()
+    for number, (cpus, memory, owner, priority, _) in enumerate(jobs):
+        name = f"j{number}"
+        waiting[name] = Spec(cpus=cpus, memory=memory, priority=priority), owner
+        order.add(name, number, owner)
+        order.prioritize(name, number, owner, priority)
+    owners = {name: owner for name, (_, owner) in waiting.items()}
+    for turn in range(20 * len(jobs)):
+        node.now += 1.0 + jobs[turn % len(jobs)][4]
+        _fill(node, order, waiting, owners)
+        if not waiting:
+            return
+        assert node.running, "nothing runs, and somebody waits"
+        node.end(list(node.running)[ends[turn % len(ends)] % len(node.running)])
+    raise AssertionError(f"not started: {waiting}")
+
+
+def _fill(
+    node: Node, order: Order, waiting: dict[str, tuple[Spec, int]], owners: dict[str, int]
+) -> None:
+    """Start what fits, whose turn it is first; what does not fit waits for the next time."""
+    aside: list[str] = []
+    while len(node.running) < 4:
+        shares = Counter[int]()
+        for name, held_by in node.running.items():
+            shares[owners[name]] += max(1, held_by.cpus)
+        heads = {who: head for who in range(3) if (head := order.head(who)) is not None}
+        owner = next_owner(heads, shares)
+        if owner is None:
+            break
+        name = heads[owner].name
+        order.take(owner, heads[owner])
+        node.packing.shares = shares
+        if node.come(name, waiting[name][0], owner):
+            aside.append(name)
+        else:
+            del waiting[name]
+    for name in aside:
+        order.add(name, int(name[1:]), owners[name])
