@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pmjq.gates import Limits
     from pmjq.log import Log
     from pmjq.ready import Rules
+    from pmjq.signers import Signers
     from pmjq.turn import Turn
 
 T = TypeVar("T")
@@ -83,6 +84,7 @@ class Options:
     cpus: int | None = None
     memory: int | None = None
     owners: account.Owners | None = None
+    signers: Signers | None = None
     shared: bool = False
     private: bool = False
     confined: bool = True
@@ -191,6 +193,7 @@ class Daemon:
             wake=self.wake,
             filed=self.calling.filed,
             logins=options.owners,
+            signers=options.signers,
             shared=options.shared,
             private=options.private,
         )

@@ -16,6 +16,7 @@ from pmjq.job import Spec
 from pmjq.outcomes import Outcomes
 from pmjq.plan import Candidate
 from pmjq.ready import Kind, Standing
+from pmjq.verification import Verification
 
 if TYPE_CHECKING:
     from pmjq.desk import Desk
@@ -50,6 +51,9 @@ class Examination:
         self.outside = outside
         self.desk = desk
         self._outcomes = Outcomes(outside.spool)
+        self._verification = None
+        if outside.signers is not None:
+            self._verification = Verification(outside, desk, outside.signers)
         self._back: frozenset[str] | None = None
         self._heard_at = 0.0
 
@@ -57,6 +61,8 @@ class Examination:
         """Begin to examine; which jobs are back in the queue is looked at anew if that is asked."""
         self._back = None
         self.desk.pack(now)
+        if self._verification is not None:
+            self._verification.begin(now)
 
     def woken(self, now: float) -> set[str]:
         """Return what waited for others of which one has ended, and what waited for room."""
@@ -89,7 +95,9 @@ class Examination:
             return None
         age = backlog.age(name, look.stat, now, look.inside)
         found = self._settled(name, look, age) or self._asking(name, look, age)
-        if isinstance(found, Candidate) and (reason := self._shut_out(look.stat)):
+        if isinstance(found, Candidate) and self._verification is not None:
+            found = self._verification.verified(found, look, age)
+        if isinstance(found, Candidate) and (reason := self._shut_out(found)):
             found = Standing(Kind.DEFERRED, reason, LONGEST_DEFERRED)
         if isinstance(found, Candidate) and isinstance(found.verdict, Spec):
             reason = self.desk.packing.place(name, found.verdict, now)
@@ -98,16 +106,17 @@ class Examination:
         if isinstance(found, Standing):
             backlog.put_aside(name, look.stat, found, now)
             return None
-        if isinstance(found.verdict, Refusal) and not found.verdict.cancels:
-            backlog.put_aside(name, look.stat, ready.bad(found.verdict.reason), now)
+        verdict = found.verdict
+        if isinstance(verdict, Refusal) and not verdict.cancels and not verdict.fault:
+            backlog.put_aside(name, look.stat, ready.bad(verdict.reason), now)
         return found
 
-    def _shut_out(self, stat: Stat) -> str:
+    def _shut_out(self, candidate: Candidate) -> str:
         """Return why a job's owner may not log in now, empty if he may or need not."""
-        logins = self.outside.logins
-        if logins is not None:
+        logins, proof = self.outside.logins, candidate.proof
+        if logins is not None and (proof is not None or self.outside.signers is None):
             try:
-                logins.login(stat.st_uid)
+                logins.login(candidate.stat.st_uid if proof is None else proof.uid)
             except PermissionError as error:
                 return str(error)
         return ""

@@ -294,6 +294,7 @@ class Look:
             token=token,
             output=self.spool.attempt_out(attempt),
             earlier=attempt.earlier,
+            signer=attempt.signer,
         )
 
     def _silence(self, token: str) -> str:

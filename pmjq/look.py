@@ -42,6 +42,9 @@ STATUS_PATIENCE = 2.0
 CUT_OFF_PAUSE = 1.0
 """Seconds until it is looked whether the own heartbeat gets through again."""
 
+UNVERIFIED_PAUSE = 1.0
+"""Seconds until it is looked whether signatures can be verified again."""
+
 UNREAD = Reading(load=0.0, runnable=1, cpus=1)
 """Stands for a look at the machine where no gate asks for one."""
 
@@ -142,6 +145,10 @@ class Look:
             return 0
         if desk.drained:
             desk.verdict = Verdict(open=False, reason=f"drained by {desk.drained}; pmjq resume")
+            self._say_verdict(now)
+            return 0
+        if outside.signers is not None and (reason := outside.signers.trouble()):
+            desk.verdict = Verdict(open=False, reason=reason, again=UNVERIFIED_PAUSE)
             self._say_verdict(now)
             return 0
         most = min(MOST_AT_ONCE, len(desk.backlog) + len(desk.line) + len(desk.claimed) + 1)

@@ -38,7 +38,8 @@ class Life(Struct, frozen=True, kw_only=True):
     kernel tells of every change) are seconds; ``won`` and ``contended`` count claims that this
     life made and that another node was quicker with. ``archive`` and ``errors`` are where its
     ended jobs go, ``cpus`` and ``memory`` (bytes) how much one may have at most, ``hooks`` on which
-    occasions it calls one for the whole spool, and when it last did.
+    occasions it calls one for the whole spool, and when it last did. ``signatures``: where only
+    signed jobs are run, how many this life accepted, and refused for which fault.
     """
 
     format: int = 1
@@ -73,6 +74,7 @@ class Life(Struct, frozen=True, kw_only=True):
     archive: str = ""
     errors: str = ""
     hooks: dict[str, datetime | None] = {}
+    signatures: dict[str, int] | None = None
 
 
 class Machine(Struct, frozen=True):

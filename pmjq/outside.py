@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pmjq.node import Machine, Reading
     from pmjq.process import Key, Order, Report
     from pmjq.ready import Rules
+    from pmjq.signers import Refused
     from pmjq.spool import Spool
 
 FIRST_PAUSE = 0.25
@@ -95,8 +96,21 @@ class Person(Protocol):
 class Logins(Protocol):
     """Whoever knows what a login gives a user."""
 
+    def signer(self, name: str) -> int:
+        """Return as whom a signer's jobs run; PermissionError tells why as nobody."""
+
     def login(self, uid: int) -> Person:
         """Return it; PermissionError tells why he may not log in."""
+
+
+class Verifier(Protocol):
+    """Whoever knows whose a signature is; ``pmjq.signers.Signers``."""
+
+    def trouble(self) -> str:
+        """Return why nothing can be verified for now, empty if it can."""
+
+    def verified(self, text: bytes, signature: bytes) -> str | Refused:
+        """Return who signed a text, or why that does not count; OSError: not known now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +213,14 @@ class Outside:
         silent: Callable[[], float] = float,
         filed: Callable[[Record, str], None] | None = None,
         logins: Logins | None = None,
+        signers: Verifier | None = None,
     ) -> None:
         """Take what is handed in.
 
         ``now`` is monotonic, ``wall`` the time of day, both in seconds. ``silent`` tells for how
         many seconds this life's beat has not got through. ``filed`` hears of each job that was
         filed, and in which spool. ``logins``: each job is run as its owner, and not as this user.
+        ``signers``: no job is run but theirs.
         """
         self.settings = settings
         self.spool = spool
@@ -218,4 +234,5 @@ class Outside:
         self.silent = silent
         self.filed = filed
         self.logins = logins
+        self.signers = signers
         self.pauses = Pauses(now, log)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pmjq import job, naming, probe, service
 from pmjq.node import Life
 from pmjq.plan import Intent
+from pmjq.signing import ACCEPTED, Fault
 from pmjq.version import VERSION
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Publisher:
             *(verdict.open, verdict.reason, running, queued, str(turn.intent)),
             *(len(desk.filing), aside, self._outage(), desk.won, desk.contended),
             *turn.outside.settings.hooks.values(),
+            self._signatures(),
         )
         if not force and said == self._last and now - self._published < 12 * EVERY:
             return
@@ -62,6 +64,13 @@ class Publisher:
         if desk.outage:
             return f"the spool {desk.outage}"
         return self.turn.outside.pauses.reasons()
+
+    def _signatures(self) -> dict[str, int] | None:
+        """Return how signatures were judged, None where none are asked for."""
+        if self.turn.outside.signers is None:
+            return None
+        counted = self.turn.desk.signatures
+        return {word: counted[word] for word in (ACCEPTED, *map(str, Fault))}
 
     def _aside(self) -> dict[str, str]:
         """Return what does not run or is not filed, with the reasons; the first hundred."""
@@ -108,4 +117,5 @@ class Publisher:
             archive=naming.shown(turn.filing.archive.done.path),
             errors=naming.shown(turn.filing.archive.failed.path),
             hooks=dict(turn.outside.settings.hooks),
+            signatures=self._signatures(),
         )
