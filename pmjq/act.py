@@ -167,7 +167,7 @@ class Act:
         it. False: it is rejected.
         """
         if attempt.signed is None:
-            return True
+            return not self._unverified(attempt)
         spool, logins, owner = self.outside.spool, self.outside.logins, MINE
         if logins is not None and attempt.uid != spool.disk.user():
             owner = (attempt.uid, logins.login(attempt.uid).gid)
@@ -187,6 +187,12 @@ class Act:
             # An order of an earlier life has started it after all.
             self.desk.doubts[attempt.id] = Doubt(attempt, now, now)
         return False
+
+    def _unverified(self, attempt: Attempt) -> bool:
+        """Return a job that was claimed by a daemon which did not ask for signatures."""
+        if self.outside.signers is not None:
+            self.desk.returning[attempt.id] = Return(attempt, "its signature is to be verified")
+        return self.outside.signers is not None
 
     def _person(self, attempt: Attempt) -> Person | None:
         """Return as whom an attempt is executed, None: as this user.

@@ -18,7 +18,7 @@ from pmjq.examination import STALE
 from pmjq.job import FIRST, Attempt, Spec
 from pmjq.plan import Return
 from pmjq.ready import Kind, Standing
-from pmjq.signing import ACCEPTED
+from pmjq.signing import VERIFIED
 
 if TYPE_CHECKING:
     from pmjq.desk import Desk
@@ -156,7 +156,7 @@ class Claims:
             return
         verdict = candidate.verdict
         if candidate.proof is not None:
-            self.desk.signatures[ACCEPTED] += 1
+            self.desk.signatures[VERIFIED] += 1
         elif isinstance(verdict, Refusal) and verdict.fault:
             self.refuse(attempt, verdict.fault, verdict.reason)
         with contextlib.suppress(OSError):

@@ -39,7 +39,7 @@ class Life(Struct, frozen=True, kw_only=True):
     life made and that another node was quicker with. ``archive`` and ``errors`` are where its
     ended jobs go, ``cpus`` and ``memory`` (bytes) how much one may have at most, ``hooks`` on which
     occasions it calls one for the whole spool, and when it last did. ``signatures``: where only
-    signed jobs are run, how many this life accepted, and refused for which fault.
+    signed jobs are run, how many claims this life verified, and refused for which fault.
     """
 
     format: int = 1

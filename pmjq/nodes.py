@@ -27,7 +27,7 @@ from pmjq.lease import BEATS, LEASE, SHORTEST
 from pmjq.naming import OWN
 from pmjq.node import Life
 from pmjq.render import JOIN, Row
-from pmjq.signing import ACCEPTED
+from pmjq.signing import VERIFIED
 from pmjq.spool import Spool
 from pmjq.tree import Head, decoded
 
@@ -276,7 +276,7 @@ def _notes(seen: Seen) -> list[str]:
     if seen.contended:
         rate = f", {seen.contended / seen.won:.2f} per one won" if seen.won else ""
         notes.append(f"{seen.contended} claims lost to other nodes{rate}")
-    refused = sum(seen.signatures.values()) - seen.signatures[ACCEPTED] if seen.signatures else 0
+    refused = sum(seen.signatures.values()) - seen.signatures[VERIFIED] if seen.signatures else 0
     if refused:
         notes.append(f"{refused} jobs were refused for their signatures")
     if seen.unfiled:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pmjq import job, naming, probe, service
 from pmjq.node import Life
 from pmjq.plan import Intent
-from pmjq.signing import ACCEPTED, Fault
+from pmjq.signing import VERIFIED, Fault
 from pmjq.version import VERSION
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Publisher:
         if self.turn.outside.signers is None:
             return None
         counted = self.turn.desk.signatures
-        return {word: counted[word] for word in (ACCEPTED, *map(str, Fault))}
+        return {word: counted[word] for word in (VERIFIED, *map(str, Fault))}
 
     def _aside(self) -> dict[str, str]:
         """Return what does not run or is not filed, with the reasons; the first hundred."""

@@ -19,7 +19,8 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from pmjq import naming
-from pmjq.signing import MOST_SIGNATURE, SUFFIX
+from pmjq.naming import SIGNATURE
+from pmjq.signing import MOST_SIGNATURE
 from pmjq.tree import Tree
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Sealed(Tree):
 
     def signature(self, name: str) -> bytes | None:
         """Return the signature beside a queued job, None if there is none."""
-        return self.disk.beginning(f"{self.root}/{name}{SUFFIX}", MOST_SIGNATURE)
+        return self.disk.beginning(f"{self.root}/{name}{SIGNATURE}", MOST_SIGNATURE)
 
     def signature_path(self, job: Attempt | Record) -> str:
         """Return where the signature of a job lies until it is archived."""
@@ -53,7 +54,7 @@ class Sealed(Tree):
 
         Not another that has come there meanwhile, for the next job of that name. OSError: it stays.
         """
-        beside = f"{self.root}/{_name(attempt)}{SUFFIX}"
+        beside = f"{self.root}/{_name(attempt)}{SIGNATURE}"
         taken = f"{self._job}/{attempt.id}/taken"
         self.disk.rename(beside, taken)
         kept = self.disk.beginning(self.signature_path(attempt), MOST_SIGNATURE)
@@ -75,14 +76,14 @@ class Sealed(Tree):
         self.disk.unlink(building)
         self.disk.create([(building, kept, 0o644)])
         try:
-            self.disk.rename_new(building, f"{self.root}/{name}{SUFFIX}")
+            self.disk.rename_new(building, f"{self.root}/{name}{SIGNATURE}")
         except FileExistsError:
             return False
         return True
 
     def drop_signature(self, name: str) -> None:
         """Remove a signature from beside where its job could not go."""
-        self.disk.unlink(f"{self.root}/{name}{SUFFIX}")
+        self.disk.unlink(f"{self.root}/{name}{SIGNATURE}")
 
     def seal(self, attempt: Attempt, owner: tuple[int, int] = MINE) -> bool:
         """Put a copy of what was verified in the place of what was claimed; repeatable.
@@ -130,7 +131,7 @@ class Sealed(Tree):
         now = self.disk.stat(f"{self.own}/node/{self.token}/beat")
         found = []
         for name in names:
-            if not name.endswith(SUFFIX) or name.removesuffix(SUFFIX) in names or now is None:
+            if not name.endswith(SIGNATURE) or name.removesuffix(SIGNATURE) in names or now is None:
                 continue
             path = f"{self.root}/{name}"
             stat = self.disk.stat(path)

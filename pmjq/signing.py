@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 NAMESPACE = "pmjq"
 """What ssh-keygen binds a signature to, so that one of a mail or of a commit is none of a job."""
 
-SUFFIX = ".sig"
-"""What the name of a signature has more than that of its job."""
-
 MOST_SIGNATURE = 1 << 16
 """Bytes of a signature: one of RSA with 16384 bits has 6000, one with a certificate some more."""
 
@@ -40,7 +37,7 @@ class Fault(StrEnum):
     REPLAYED = "replayed"
 
 
-ACCEPTED = "accepted"
+VERIFIED = "verified"
 """How ``node.json`` counts the others."""
 
 

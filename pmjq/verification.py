@@ -11,6 +11,7 @@ any other runs it as its own user. Whose file it was means nothing.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,12 @@ UNABLE = 5.0
 NOT_HERE = 60.0
 """Seconds until one is looked at again whose signer may not run jobs here."""
 
+TIDY = 3600.0
+"""Seconds between two looks for signatures to which no job has come."""
+
+STRAY = 3 * 86400.0
+"""Seconds for which such a one is kept: its job may be on a slow line."""
+
 SLACK = 1000
 """Entries that are remembered beyond those that are there."""
 
@@ -74,13 +81,25 @@ class Verification:
         self.signers = signers
         self._known: dict[str, _Known] = {}
         self._until = 0.0
+        self._tidy_at = 0.0
 
     def begin(self, now: float) -> None:
         """Begin to verify what may be claimed now."""
         self._until = now + TOGETHER
+        if now >= self._tidy_at:
+            self._tidy_at = now + TIDY
+            self._tidy()
         if len(self._known) > SLACK + 2 * len(self.desk.backlog):
             here = self.desk.backlog
             self._known = {name: known for name, known in self._known.items() if name in here}
+
+    def _tidy(self) -> None:
+        """Remove signatures to which no job has come for days, and nothing else."""
+        spool = self.outside.spool
+        with contextlib.suppress(OSError):
+            for path in spool.strays(STRAY):
+                spool.disk.unlink(path)
+                self.outside.log.info("signature.removed", path=naming.shown(path))
 
     def verified(self, candidate: Candidate, look: Look, age: float) -> Candidate | Standing:
         """Return a job with its proof or what is wrong with it, or why it is not run yet.
@@ -135,7 +154,7 @@ class Verification:
 
     def _unsigned(self, name: str, age: float) -> Standing | Refusal:
         left = self._patience(PATIENCE_UNSIGNED) - age
-        shown = naming.shown(name + signing.SUFFIX)
+        shown = naming.shown(name + naming.SIGNATURE)
         if left > 0:
             return Standing(Kind.INCOMING, f"has no signature beside it yet ({shown})", left)
         reason = f"is not signed: {shown} was not there; pmjq submit --sign KEY makes it"
