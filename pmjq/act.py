@@ -171,13 +171,20 @@ class Act:
         spool, logins, owner = self.outside.spool, self.outside.logins, MINE
         if logins is not None and attempt.uid != spool.disk.user():
             owner = (attempt.uid, logins.login(attempt.uid).gid)
-        if not spool.seal(attempt, owner):
-            fault, reason = Fault.ALTERED, "was changed after its signature had been verified"
-        elif not spool.comes_first(attempt):
-            fault = Fault.REPLAYED
-            reason = "has been executed already: name, content and spool are those of another job"
-        else:
-            return True
+        try:
+            if not spool.seal(attempt, owner):
+                fault, reason = Fault.ALTERED, "was changed after its signature had been verified"
+            elif not spool.comes_first(attempt):
+                fault = Fault.REPLAYED
+                reason = "has been executed already: name, content and spool are another job's"
+            else:
+                return True
+        except OSError as error:
+            # Its own fault, perhaps: a file that does not fit keeps no other from being started.
+            reason = f"cannot be copied to where it is executed ({error.strerror or error})"
+            self.desk.drop(attempt.id)
+            self.desk.returning[attempt.id] = Return(attempt, reason, pause=True)
+            return False
         now = self.outside.now()
         self.desk.drop(attempt.id)
         if spool.void(attempt):
@@ -191,6 +198,7 @@ class Act:
     def _unverified(self, attempt: Attempt) -> bool:
         """Return a job that was claimed by a daemon which did not ask for signatures."""
         if self.outside.signers is not None:
+            self.desk.drop(attempt.id)
             self.desk.returning[attempt.id] = Return(attempt, "its signature is to be verified")
         return self.outside.signers is not None
 

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 
 from pmjq import account, owners, ready
 from pmjq.errors import ConfigurationError, UsageError
-from pmjq.signers import Signers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from pmjq.signers import Signers
 
 HARD_LINKS = "/proc/sys/fs/protected_hardlinks"
 
@@ -77,6 +78,8 @@ def _of_signers(root: str, asked: Asked, archives: Iterable[str]) -> Admission:
     """Return that anybody's file is taken, for its signature says whose job it is."""
     if asked.accept:
         raise UsageError("--accept-owner: with --signed-by nothing depends on whose file a job is")
+    from pmjq.signers import Signers  # noqa: PLC0415  # most daemons have no use for it
+
     plain = admission(root, replace(asked, signed_by=""), archives)
     signers = Signers(asked.signed_by, time.monotonic)
     signers.check()

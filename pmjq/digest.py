@@ -1,8 +1,8 @@
 """Reading a file that others may be writing, for what it is at that moment.
 
 Whatever is returned about a content is of the very bytes that were read, once: who looks twice may
-see two files. No more is read than the file had when it was opened, and one byte; somebody who
-writes faster than we read does not keep us.
+see two files. No more is read than the file had when it was opened, or than may be signed, and one
+byte; somebody who writes faster than we read does not keep us, nor a file that is mostly a hole.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import stat as modes
 from typing import TYPE_CHECKING, NamedTuple
 
 from pmjq.directives import HEAD
+from pmjq.signing import MOST_SIGNED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +78,7 @@ def seal(source: str, target: str, uid: int, gid: int) -> str | None:
 
 
 def _parts(fd: int) -> Iterator[bytes]:
-    left = os.fstat(fd).st_size + 1
+    left = min(os.fstat(fd).st_size, MOST_SIGNED) + 1
     while left > 0 and (part := os.read(fd, min(PART, left))):
         left -= len(part)
         yield part

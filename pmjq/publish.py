@@ -79,6 +79,9 @@ class Publisher:
         for name, standing in turn.backlog.aside():
             if len(aside) >= MOST_ASIDE:
                 break
+            if name.endswith(naming.SIGNATURE):
+                # There may be one for each job that is queued.
+                continue
             aside[naming.shown(name)] = standing.reason
         return aside
 

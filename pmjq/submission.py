@@ -112,7 +112,8 @@ class Submission:
         placed: list[str] = []
         try:
             # First: a job whose signature is not there is soon rejected.
-            self._sign(signed, base)
+            if signed:
+                self._sign(signed, base)
             disk.create(files)
             for (path, _, _), draft in zip(files, drafts, strict=True):
                 disk.rename_new(path, f"{self.root}/{draft.name}")

@@ -18,13 +18,17 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from conftest import Say
 from live import PROJECT, Filed, eventually
-from pmjq import naming
+from pmjq import naming, node, probe
+from pmjq.disk import Disk
+from pmjq.spool import Spool
 from pmjq.state import State
 from signatures import Keys, Signing, me, needed, signed_text
+from values import attempt
 
 pytestmark = needed
 
@@ -480,18 +484,23 @@ def test_unstarted_jobs_return_with_their_signatures(tmp_path: Path) -> None:
 
 
 def test_claimed_by_a_daemon_without_signatures(tmp_path: Path) -> None:
-    """A job that was claimed before signatures were asked for is verified before it starts."""
-    with Signing(tmp_path / "before", "-j", "1") as live:
+    """A job that was claimed when no signatures were asked for is verified before it starts."""
+    with Signing(tmp_path / "before", "-j", "1", "--node", "a") as live:
         assert live.stop() == 0
-        asked, live.options = live.options, ("-j", "0")
-        live.start()
+        token = node.token("a", probe.machine().boot, "87654321")
+        former = Spool(Disk(), str(live.spool), token)
+        former.identify()
+        former.begin()
         live.drop("unsigned", live.job("unsigned"))
-        # As a daemon leaves it that is killed after its claim: nothing says that it was verified.
-        live.stop()
-        live.options = asked
+        one = msgspec.structs.replace(
+            attempt(id=str(uuid.uuid4()), name="unsigned", token=token), node="a", uid=os.geteuid()
+        )
+        former.prepare_claim(one)
+        assert former.claim(one)
         live.start()
         filed = live.ended("unsigned", within=WITHIN)
         assert (filed.record.state, live.runs("unsigned")) == (State.REJECTED, 0)
+        assert "is to be verified" in live.said("job.returned")["reason"]
 
 
 def test_no_ssh_keygen_for_a_while(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pmjq import signing
+from pmjq import digest, signing
 from pmjq.disk import Disk
 from pmjq.job import Again, Attempt, Signed, Try
 from pmjq.spool import Spool
@@ -38,12 +38,12 @@ def spool(tmp_path: Path) -> Spool:
 def _signed(
     number: int = 1, name: str = "job", earlier: tuple[Try, ...] = (), file: str = ""
 ) -> Attempt:
-    digest = signing.digest(CONTENT)
-    mark = signing.mark(signing.text(UUID, name, digest))
+    content = signing.digest(CONTENT)
+    mark = signing.mark(signing.text(UUID, name, content))
     return msgspec.structs.replace(
         attempt(id=f"00000000-0000-0000-0000-{number:012}", name=file or name),
         signer="ann",
-        signed=Signed(digest, mark, name),
+        signed=Signed(content, mark, name),
         earlier=earlier,
         uid=os.geteuid(),
     )
@@ -89,6 +89,15 @@ def test_what_was_not_verified_is_not_sealed(spool: Spool) -> None:
     _baton(spool, one).unlink()
     (Path(spool.root) / "aim").write_bytes(CONTENT)
     _baton(spool, one).symlink_to(f"{spool.root}/aim")
+    assert not spool.seal(one)
+
+
+def test_file_that_grows_for_ever(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more is read than can be signed, however large somebody has made the file."""
+    one = _claimed(spool, _signed())
+    monkeypatch.setattr(digest, "MOST_SIGNED", 1 << 20)
+    os.truncate(_baton(spool, one), 1 << 40)
+    assert Disk().fingerprint(str(_baton(spool, one))) is not None
     assert not spool.seal(one)
 
 

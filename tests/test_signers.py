@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,17 @@ def test_principal_is_the_first_that_the_file_names(keys: Keys) -> None:
     keys.allow(key, "*@example.org,bob,carol")
     keys.allow(key, "dan")
     assert _signers(keys).verified(TEXT, keys.sign(key, TEXT)) == "bob"
+
+
+def test_certificate(keys: Keys) -> None:
+    """A line for an authority lets those sign whom it has certified, by the names it gave them."""
+    authority, key = keys.make("authority"), keys.make("erin")
+    words = ["ssh-keygen", "-q", "-s", str(authority), "-I", "id", "-n", "erin", f"{key}.pub"]
+    subprocess.run(words, check=True, capture_output=True)
+    signature = keys.sign(keys.directory / "erin-cert.pub", TEXT)
+    assert isinstance(_signers(keys).verified(TEXT, signature), Refused)
+    keys.allow(authority, "*", "cert-authority")
+    assert _signers(keys).verified(TEXT, signature) == "erin"
 
 
 def test_altered(keys: Keys) -> None:
