@@ -85,6 +85,12 @@ class Sealed(Tree):
         """Remove a signature from beside where its job could not go."""
         self.disk.unlink(f"{self.root}/{name}{SIGNATURE}")
 
+    def discard_signature(self, name: str) -> None:
+        """Remove what lies beside a job that was cancelled, if that is its signature."""
+        path = f"{self.root}/{name}{SIGNATURE}"
+        if self.disk.beginning(path, len(BEGINNING)) == BEGINNING:
+            self.disk.unlink(path)
+
     def seal(self, attempt: Attempt, owner: tuple[int, int] = MINE) -> bool:
         """Put a copy of what was verified in the place of what was claimed; repeatable.
 

@@ -228,6 +228,7 @@ class Steering:
             spool.clear_record(record)
             return None
         with contextlib.suppress(OSError):
+            spool.discard_signature(seen.file_name)
             spool.take_output(attempt)
             spool.forget(seen.file_name)
         with contextlib.suppress(OSError):
@@ -250,6 +251,8 @@ class Steering:
             self._spool.disk.remove_tree(path)
         except OSError as wrong:
             return _answer(seen, f"{wrong.strerror}: only its owner can do that")
+        with contextlib.suppress(OSError):
+            self._spool.discard_signature(seen.file_name)
         return _answer(seen, "withdrawn, without a record", done=True)
 
     def _ask(self, seen: Seen) -> Answer | None:

@@ -23,8 +23,9 @@ import pytest
 
 from conftest import Say
 from live import PROJECT, Filed, eventually
-from pmjq import naming, node, probe
+from pmjq import naming, node, probe, signing
 from pmjq.disk import Disk
+from pmjq.job import Attempt, Signed
 from pmjq.spool import Spool
 from pmjq.state import State
 from signatures import Keys, Signing, me, needed, signed_text
@@ -483,20 +484,97 @@ def test_unstarted_jobs_return_with_their_signatures(tmp_path: Path) -> None:
         assert (record.state, record.attempt, record.signer) == (State.DONE, 2, me())
 
 
+def _former(live: Signing) -> Spool:
+    """Return a life of the node that is over, and left what it had."""
+    spool = Spool(Disk(), str(live.spool), node.token("a", probe.machine().boot, "87654321"))
+    spool.identify()
+    spool.begin()
+    return spool
+
+
+def _left(former: Spool, live: Signing, name: str, signed: Signed | None = None) -> Attempt:
+    """Have that life claim a job, and return the attempt."""
+    one = msgspec.structs.replace(
+        attempt(id=str(uuid.uuid4()), name=name, token=former.token),
+        node="a",
+        uid=os.geteuid(),
+        signer=me() if signed else "",
+        signed=signed,
+    )
+    live.drop(name, live.job(name))
+    former.prepare_claim(one)
+    if signed:
+        former.keep_signature(one, live.signature(name, live.job(name)))
+    assert former.claim(one)
+    return one
+
+
+def test_killed_between_its_mark_and_its_start(tmp_path: Path, say: Say) -> None:
+    """The mark is this job's own: it is executed, and copies of it are not."""
+    with Signing(tmp_path / "marked", "-j", "4", "--node", "a") as live:
+        assert live.stop() == 0
+        former, names = _former(live), _names("marked")
+        for name in names:
+            text = signed_text(live.uuid, name, live.job(name))
+            signed = Signed(signing.digest(live.job(name)), signing.mark(text), name)
+            one = _left(former, live, name, signed)
+            assert former.seal(one)
+            assert former.comes_first(one)
+        live.start()
+        for name in names:
+            assert live.ended(name).record.state is State.DONE
+            live.put(name, live.job(name), live.signature(name, live.job(name)))
+        for name in names:
+            _both(live, name)
+            assert live.runs(name) == 1
+    say(f"killed between mark and start: {len(names)} jobs, each executed once")
+
+
+def test_content_altered_between_claim_and_start(tmp_path: Path, say: Say) -> None:
+    """What is found claimed is verified like any other."""
+    with Signing(tmp_path / "found", "-j", "4", "--node", "a") as live:
+        assert live.stop() == 0
+        former, names = _former(live), _names("found")
+        for name in names:
+            text = signed_text(live.uuid, name, live.job(name) + b"#")
+            signed = Signed(signing.digest(live.job(name) + b"#"), signing.mark(text), name)
+            _left(former, live, name, signed)
+        live.start()
+        for name in names:
+            filed = live.ended(name)
+            assert (filed.record.state, live.runs(name)) == (State.REJECTED, 0)
+            assert "changed after its signature" in filed.record.reason
+    say(f"content altered between claim and start: {TRIES} tried, none executed")
+
+
+def test_taken_over_by_another_node(tmp_path: Path) -> None:
+    """A restartable job of a dead node is executed again by another, with its signature."""
+    spool = tmp_path / "spool"
+    with Signing(tmp_path / "a", "--node", "a", "--lease", "2", spool=spool) as one:
+        content = b"#!/bin/sh\n#PMJQ restartable\n" + one.side_effect("over").encode()
+        content += b'test "$PMJQ_ATTEMPT" = 2 || exec sleep 100\n'
+        more = ("--node", "b", "--lease", "2")
+        with Signing(tmp_path / "b", *more, keys=one.keys, spool=spool) as other:
+            one.kill()
+            one.put("over", content, one.signature("over", content))
+            eventually(lambda: one.runs("over") == 1)
+            other.kill()
+            for pid in [*other.jobs(), *other.keepers()]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            one.start()
+            filed = one.ended("over", within=WITHIN)
+        record = filed.record
+        assert (record.state, record.attempt, record.signer) == (State.DONE, 2, me())
+        assert [each.node for each in record.earlier] == ["b"]
+        assert (one.runs("over"), filed.path.read_bytes()) == (2, content)
+
+
 def test_claimed_by_a_daemon_without_signatures(tmp_path: Path) -> None:
     """A job that was claimed when no signatures were asked for is verified before it starts."""
     with Signing(tmp_path / "before", "-j", "1", "--node", "a") as live:
         assert live.stop() == 0
-        token = node.token("a", probe.machine().boot, "87654321")
-        former = Spool(Disk(), str(live.spool), token)
-        former.identify()
-        former.begin()
-        live.drop("unsigned", live.job("unsigned"))
-        one = msgspec.structs.replace(
-            attempt(id=str(uuid.uuid4()), name="unsigned", token=token), node="a", uid=os.geteuid()
-        )
-        former.prepare_claim(one)
-        assert former.claim(one)
+        _left(_former(live), live, "unsigned")
         live.start()
         filed = live.ended("unsigned", within=WITHIN)
         assert (filed.record.state, live.runs("unsigned")) == (State.REJECTED, 0)
