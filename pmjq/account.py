@@ -149,6 +149,20 @@ class Owners:
             self._users[uid] = (self._now() + REMEMBERED, user)
         return user
 
+    def signer(self, name: str) -> int:
+        """Return as whom the jobs run that somebody of this name has signed.
+
+        PermissionError tells why as nobody.
+        """
+        try:
+            uid = pwd.getpwnam(name).pw_uid
+        except (KeyError, ValueError):
+            raise PermissionError("is no user of this machine") from None
+        user = self.user(uid)
+        if reason := owners.unknown(uid) if user is None else self.policy.refusal(user):
+            raise PermissionError(reason)
+        return uid
+
     def login(self, uid: int) -> Login:
         """Return what a job of a user starts with; PermissionError tells why he may not log in.
 

@@ -20,9 +20,11 @@ from pmjq.claims import Claims, Prepared
 from pmjq.desk import Doubt
 from pmjq.job import Attempt, Event, Spec, Status
 from pmjq.keys import ALL_CPUS
-from pmjq.plan import Claim, End, File, LineUp, Pace, Recall, Return, Start, Stop
+from pmjq.plan import Claim, End, File, LineUp, Over, Pace, Recall, Return, Start, Stop
 from pmjq.process import Order
 from pmjq.ready import Kind, Standing
+from pmjq.sealed import MINE
+from pmjq.signing import Fault
 from pmjq.state import State
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from pmjq.desk import Desk
     from pmjq.job import Again, Record
     from pmjq.outside import Outside, Person
-    from pmjq.plan import Action, Candidate, Over
+    from pmjq.plan import Action, Candidate
 
 
 THREADS = (
@@ -154,6 +156,8 @@ class Act:
         orders: list[Order] = []
         for attempt in attempts:
             try:
+                if not self._sealed(attempt):
+                    continue
                 person = self._person(attempt)
             except (PermissionError, BlockingIOError) as error:
                 self.desk.returning[attempt.id] = Return(attempt, str(error))
@@ -161,6 +165,48 @@ class Act:
             started.append(attempt)
             orders.append(self._order(attempt, person))
         return started, orders
+
+    def _sealed(self, attempt: Attempt) -> bool:
+        """Have exactly what was verified in the place of what was claimed, and run it once.
+
+        From here on its file belongs to the user that the claim names, and nobody else can write
+        it. False: it is rejected.
+        """
+        if attempt.signed is None:
+            return not self._unverified(attempt)
+        spool, logins, owner = self.outside.spool, self.outside.logins, MINE
+        if logins is not None and attempt.uid != spool.disk.user():
+            owner = (attempt.uid, logins.login(attempt.uid).gid)
+        try:
+            if not spool.seal(attempt, owner):
+                fault, reason = Fault.ALTERED, "was changed after its signature had been verified"
+            elif not spool.comes_first(attempt):
+                fault = Fault.REPLAYED
+                reason = "has been executed already: name, content and spool are another job's"
+            else:
+                return True
+        except OSError as error:
+            # Its own fault, perhaps: a file that does not fit keeps no other from being started.
+            reason = f"cannot be copied to where it is executed ({error.strerror or error})"
+            self.desk.drop(attempt.id)
+            self.desk.returning[attempt.id] = Return(attempt, reason, pause=True)
+            return False
+        now = self.outside.now()
+        self.desk.drop(attempt.id)
+        if spool.void(attempt):
+            self.claims.refuse(attempt, fault, reason)
+            self.desk.over[attempt.id] = Over(attempt, Status(), State.REJECTED, reason, since=now)
+        else:
+            # An order of an earlier life has started it after all.
+            self.desk.doubts[attempt.id] = Doubt(attempt, now, now)
+        return False
+
+    def _unverified(self, attempt: Attempt) -> bool:
+        """Return a job that was claimed by a daemon which did not ask for signatures."""
+        if self.outside.signers is not None:
+            self.desk.drop(attempt.id)
+            self.desk.returning[attempt.id] = Return(attempt, "its signature is to be verified")
+        return self.outside.signers is not None
 
     def _person(self, attempt: Attempt) -> Person | None:
         """Return as whom an attempt is executed, None: as this user.
@@ -188,6 +234,7 @@ class Act:
             "PMJQ_SPOOL": spool.root,
             "PMJQ_ATTEMPT": str(attempt.attempt),
             "PMJQ_OWNER": attempt.owner,
+            **({"PMJQ_SIGNER": attempt.signer} if attempt.signer else {}),
             "TMPDIR": places.work,
             "PWD": places.work,
         }

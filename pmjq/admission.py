@@ -11,7 +11,8 @@ import grp
 import os
 import pwd
 import stat as modes
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pmjq import account, owners, ready
@@ -20,26 +21,32 @@ from pmjq.errors import ConfigurationError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from pmjq.signers import Signers
+
 HARD_LINKS = "/proc/sys/fs/protected_hardlinks"
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the command line says about owners; ``accept``: to be run as the daemon's own user."""
+    """What the command line says about owners; ``accept``: to be run as the daemon's own user.
+
+    ``signed_by``: a file that names whose signatures count, and not whose file a job is.
+    """
 
     accept: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     denied: tuple[str, ...] = ()
     root: bool = False
+    signed_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
     """Whose files are taken.
 
-    ``judge`` is of root's daemon alone, and so is ``shared``: others can write the spool. The rest
-    as in ``ready.Rules``.
+    ``judge`` is of root's daemon alone, and so is ``shared``: others can write the spool.
+    ``signers``: anybody's, signed by one of these. The rest as in ``ready.Rules``.
     """
 
     uids: frozenset[int] | None = frozenset()
@@ -47,6 +54,7 @@ class Admission:
     refusal: str = ""
     judge: account.Owners | None = None
     shared: bool = False
+    signers: Signers | None = None
 
 
 def admission(root: str, asked: Asked, archives: Iterable[str]) -> Admission:
@@ -54,6 +62,8 @@ def admission(root: str, asked: Asked, archives: Iterable[str]) -> Admission:
 
     ConfigurationError says what is to be changed.
     """
+    if asked.signed_by:
+        return _of_signers(root, asked, archives)
     if os.geteuid() == 0:
         return _of_root(root, asked, archives)
     if asked.users or asked.groups or asked.denied or asked.root:
@@ -62,6 +72,20 @@ def admission(root: str, asked: Asked, archives: Iterable[str]) -> Admission:
             "any other runs its own user's files (--accept-owner: and more, as its own user)"
         )
     return _of_user(asked.accept)
+
+
+def _of_signers(root: str, asked: Asked, archives: Iterable[str]) -> Admission:
+    """Return that anybody's file is taken, for its signature says whose job it is."""
+    if asked.accept:
+        raise UsageError("--accept-owner: with --signed-by nothing depends on whose file a job is")
+    from pmjq.signers import Signers  # noqa: PLC0415  # most daemons have no use for it
+
+    plain = admission(root, replace(asked, signed_by=""), archives)
+    signers = Signers(asked.signed_by, time.monotonic)
+    signers.check()
+    if os.geteuid() == 0:
+        _check_above(asked.signed_by)
+    return replace(plain, uids=None, signers=signers)
 
 
 def _of_user(accept: tuple[str, ...]) -> Admission:

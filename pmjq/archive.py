@@ -28,7 +28,7 @@ import msgspec
 from pmjq import naming
 from pmjq.errors import CannotCreateError
 from pmjq.job import Record
-from pmjq.state import TO_ERROR_DIRECTORY
+from pmjq.state import TO_ERROR_DIRECTORY, State
 from pmjq.tree import decoded, hidden_name
 
 if TYPE_CHECKING:
@@ -136,6 +136,8 @@ class Archive:
         self._move_papers(spool.out_path(record), f"{stem}.out", near=near)
         if spool.left_files(record):
             self._move_papers(spool.work_path(record), f"{stem}.d", near=near)
+        if record.signer or record.state is State.REJECTED:
+            self._move_papers(spool.signature_path(record), f"{stem}.sig", near=near)
         self._move_papers(spool.record_path(record), f"{stem}.json", near=near)
         return self._move_job(spool.ended_path(record), stem, near=near)
 

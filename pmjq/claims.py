@@ -18,6 +18,7 @@ from pmjq.examination import STALE
 from pmjq.job import FIRST, Attempt, Spec
 from pmjq.plan import Return
 from pmjq.ready import Kind, Standing
+from pmjq.signing import VERIFIED
 
 if TYPE_CHECKING:
     from pmjq.desk import Desk
@@ -61,12 +62,21 @@ class Claims:
                 continue
             try:
                 outside.spool.prepare_claim(attempt)
+                self._keep_signature(candidate, attempt)
             except OSError as error:
                 self.desk.doubtful = True
                 outside.pauses.failed("claim", error)
                 break
             prepared.append((candidate, attempt))
         return prepared
+
+    def _keep_signature(self, candidate: Candidate, attempt: Attempt) -> None:
+        """Have the signature of a job among its papers: the one that was verified, if any was."""
+        spool, proof = self.outside.spool, candidate.proof
+        if self.outside.signers is not None:
+            signature = spool.signature(candidate.name) if proof is None else proof.signature
+            if signature is not None:
+                spool.keep_signature(attempt, signature)
 
     def drop_papers(self, prepared: list[Prepared]) -> None:
         """Remove the papers of claims that were not made; what stays goes at the next start."""
@@ -137,10 +147,30 @@ class Claims:
             with contextlib.suppress(OSError):
                 spool.forget(candidate.name)
         if stat is not None and ready.unchanged(candidate.stat, stat):
+            self._count(candidate, attempt)
             return True
         # Changed between the look and the claim: give it back, to be looked at as it is.
         self.desk.returning[attempt.id] = Return(attempt, "changed while it was being claimed")
         return False
+
+    def _count(self, candidate: Candidate, attempt: Attempt) -> None:
+        """Count a claim by what became of its signature, which does not stay in the spool."""
+        if self.outside.signers is None:
+            return
+        verdict = candidate.verdict
+        if candidate.proof is not None:
+            self.desk.signatures[VERIFIED] += 1
+        elif isinstance(verdict, Refusal) and verdict.fault:
+            self.refuse(attempt, verdict.fault, verdict.reason)
+        with contextlib.suppress(OSError):
+            self.outside.spool.take_signature(attempt)
+
+    def refuse(self, attempt: Attempt, fault: str, reason: str) -> None:
+        """Count a job whose signature does not count, and say so."""
+        self.desk.signatures[fault] += 1
+        self.outside.log.warning(
+            "signature.refused", job=attempt.name, id=attempt.id, fault=str(fault), reason=reason
+        )
 
     def _found(self, attempt: Attempt) -> Stat | None:
         """Return what was claimed, None if it is not as it may be.
@@ -216,7 +246,9 @@ class Claims:
     def _attempt(self, candidate: Candidate) -> Attempt | None:
         """Return the next attempt of a job, None if there are not the devices that it needs."""
         stat, verdict, name = candidate.stat, candidate.verdict, candidate.name
-        again, job_id = candidate.again or FIRST, self.new_id()
+        again, job_id, proof = candidate.again or FIRST, self.new_id(), candidate.proof
+        # Whoever signed a job has it run as him, and nothing depends on whose file it was.
+        uid = stat.st_uid if proof is None else proof.uid
         spec = Spec() if isinstance(verdict, Refusal) else verdict
         assigned = self.desk.devices.assign(job_id, spec)
         if assigned is None:
@@ -227,8 +259,8 @@ class Claims:
             name=naming.shown(name),
             name_hex=naming.exact(name),
             attempt=again.attempt,
-            owner=self.outside.owner(stat.st_uid),
-            uid=stat.st_uid,
+            owner=self.outside.owner(uid),
+            uid=uid,
             node=self.outside.settings.node,
             token=self.outside.spool.token,
             queued=job.moment(stat.st_ctime_ns / 1e9),
@@ -240,4 +272,6 @@ class Claims:
             cancelled=isinstance(verdict, Refusal) and verdict.cancels,
             tries=again.tries,
             earlier=again.earlier,
+            signer="" if proof is None else proof.signer,
+            signed=None if proof is None else proof.signed,
         )

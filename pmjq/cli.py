@@ -282,6 +282,12 @@ class _Number(click.FloatRange):
     help="Also run files of this owner, as the daemon's own user. May be repeated.",
 )
 @click.option(
+    "--signed-by",
+    "signed_by",
+    metavar="ALLOWED_SIGNERS",
+    help="Run only jobs that one of these has signed, whoever owns their files.",
+)
+@click.option(
     "--allow-user",
     "users",
     metavar="USER",
@@ -387,6 +393,8 @@ def daemon(spool: str, **options: Any) -> int:  # noqa: ANN401  # as click hands
         raise ConfigurationError(
             f"--node {name}: a node's name has letters, digits, - and _, and dots between them"
         )
+    if options["signed_by"] == "":
+        raise UsageError("--signed-by wants the name of a file; an empty one names none")
     if "" in (options["archive"], options["errors"]):
         raise UsageError("-o and -e want the name of a directory; an empty one names none")
     archive, errors = _absolute(options["archive"]), _absolute(options["errors"])
@@ -404,6 +412,7 @@ def daemon(spool: str, **options: Any) -> int:  # noqa: ANN401  # as click hands
             limits=Limits(options["load"], slots),
             rules=_rules(kind, options["settle"], taken, _inside(root, archive, errors)),
             owners=taken.judge,
+            signers=taken.signers,
             shared=taken.shared,
             private=taken.shared and options["results"] == "owner",
             confined=not options["allow_new_privileges"],
@@ -570,6 +579,7 @@ def _admission(root: str, options: dict[str, Any], *archives: str | None) -> Adm
         groups=options["groups"],
         denied=options["denied"],
         root=options["allow_root"],
+        signed_by=_absolute(options["signed_by"]) or "",
     )
     return admission(root, asked, [path for path in archives if path is not None])
 
@@ -587,7 +597,7 @@ def _rules(kind: str, settle: float | None, taken: Admission, own: frozenset[str
         uids=taken.uids,
         gids=taken.gids,
         refusal=taken.refusal,
-        judge=taken.judge,
+        judge=None if taken.signers else taken.judge,
         settle=long,
         settle_moved=moved,
         kernel_tells=not shared,

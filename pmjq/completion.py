@@ -321,6 +321,8 @@ WANTED: dict[str, Find] = {
     "ERRORDIR": _any_directory,
     "PATH": _any_directory,
     "FILE|-": _any_file,
+    "KEY": _any_file,
+    "ALLOWED_SIGNERS": _any_file,
     "[--] CMD ARG... | SCRIPT | -": _programs,
     "STATE": _states,
     "USER": _users,

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from pmjq.log import Log
     from pmjq.mail import Via
     from pmjq.ready import Rules
+    from pmjq.signers import Signers
     from pmjq.turn import Turn
 
 T = TypeVar("T")
@@ -92,6 +93,7 @@ class Options:
     cpus: int | None = None
     memory: int | None = None
     owners: account.Owners | None = None
+    signers: Signers | None = None
     shared: bool = False
     private: bool = False
     confined: bool = True
@@ -212,6 +214,7 @@ class Daemon:
             wake=self.wake,
             filed=self.calling.filed,
             logins=options.owners,
+            signers=options.signers,
             shared=options.shared,
             private=options.private,
             asked=self.reader.asked if options.shared else infofile.asked,

@@ -10,7 +10,7 @@ The load gate's view of our own jobs is kept beside them, since it changes with 
 from __future__ import annotations
 
 import signal
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +102,7 @@ class Desk:
         self.scanned = False
         self.living: list[str] = []
         self.won = self.contended = 0
+        self.signatures: Counter[str] = Counter()
         self.departed: dict[str, tuple[int, float]] = {}
         self.unseen = 0
         self.unread = 0
@@ -313,6 +314,7 @@ class Desk:
         self.fenced |= old.fenced
         self.packing.inherit(old.packing)
         self.devices.inherit(old.devices)
+        self.signatures = old.signatures
 
     def silence(self, job_ids: set[str]) -> None:
         """Take note that jobs were told to stop since this node's heartbeat does not get through.

@@ -59,12 +59,14 @@ _MACHINES = {
 class Refusal:
     """Say why an entry can never be run, and what to do about it.
 
-    ``cancels``: it could be, but what it waits for did not come true. The reason is one line that
-    works on no terminal, whatever of the job's text is in it.
+    ``cancels``: it could be, but what it waits for did not come true. ``fault``: what is wrong with
+    its signature. The reason is one line that works on no terminal, whatever of the job's text is
+    in it.
     """
 
     reason: str
     cancels: bool = False
+    fault: str = ""
 
     def __post_init__(self) -> None:
         """Escape what is not printable, and shorten what is too long."""

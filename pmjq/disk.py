@@ -28,6 +28,8 @@ from pmjq.ready import INFO_FILES, MOST_INSIDE, Inside, Look
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pmjq.digest import Fingerprint
+
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR})
 """Errors of a look that mean: not there. ESTALE means only that nobody knows."""
 
@@ -191,6 +193,29 @@ class Disk:
         finally:
             os.close(fd)
 
+    def beginning(self, path: str, most: int) -> bytes | None:
+        """Return the first bytes of a regular file; None if it is gone, or something else."""
+        from pmjq import digest
+
+        return digest.beginning(path, most)
+
+    def fingerprint(self, path: str) -> Fingerprint | None:
+        """Return what a regular file holds, read once; None if it is gone, or something else."""
+        from pmjq import digest
+
+        return digest.fingerprint(path)
+
+    def seal(self, source: str, target: str, owner: tuple[int, int]) -> str | None:
+        """Copy a file durably to where nobody else can write it; return the SHA-512 of the copy.
+
+        ``owner``: user and group whose it is then. An existing target is replaced. None: there is
+        no such file.
+        """
+        from pmjq import digest
+
+        self.unlink(target)
+        return digest.seal(source, target, *owner)
+
     def size(self, path: str) -> int:
         """Return how many bytes a file has, by a fresh open; 0 if it is gone."""
         try:
@@ -301,6 +326,15 @@ class Disk:
     def symlink(self, target: str, path: str) -> None:
         """Make a symbolic link."""
         os.symlink(target, path)
+
+    def target(self, path: str) -> str | None:
+        """Return where a symbolic link leads, None if it is gone."""
+        try:
+            return os.readlink(path)
+        except OSError as error:
+            if error.errno in GONE:
+                return None
+            raise
 
     def link(self, source: str, path: str) -> None:
         """Give a file a second name."""

@@ -17,6 +17,7 @@ from pmjq.neighbours import Neighbours
 from pmjq.outcomes import Outcomes
 from pmjq.plan import Candidate
 from pmjq.ready import Kind, Standing
+from pmjq.verification import Verification
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +57,9 @@ class Examination:
         self.outside = outside
         self.desk = desk
         self._outcomes = Outcomes(outside.spool, outside.asked)
+        self._verification = None
+        if outside.signers is not None:
+            self._verification = Verification(outside, desk, outside.signers)
         self._back: frozenset[str] | None = None
         self._heard_at = 0.0
         self._neighbours = Neighbours(outside, desk)
@@ -76,6 +80,8 @@ class Examination:
             packing.counted(one.attempt.spec, desk.packing.capacity) for one in waiting
         )
         self._beside = len(waiting)
+        if self._verification is not None:
+            self._verification.begin(now)
 
     def woken(self, now: float) -> set[str]:
         """Return what waited for others of which one has ended, and what waited for room."""
@@ -109,8 +115,10 @@ class Examination:
         age = backlog.age(name, look.stat, now, look.inside)
         known = backlog.priority(name, look.stat)
         found = self._settled(name, look, age) or self._asking(name, look, age)
+        if isinstance(found, Candidate) and self._verification is not None:
+            found = self._verification.verified(found, look, age)
         if isinstance(found, Candidate):
-            found = self._shut_out(look.stat) or found
+            found = self._shut_out(found) or found
         if isinstance(found, Candidate) and isinstance(found.verdict, Spec):
             placed = self._placed(found, known, now)
             if placed is None:
@@ -120,16 +128,18 @@ class Examination:
         if isinstance(found, Standing):
             backlog.put_aside(name, look.stat, found, now)
             return None
-        if isinstance(found.verdict, Refusal) and not found.verdict.cancels:
-            backlog.put_aside(name, look.stat, ready.bad(found.verdict.reason), now)
+        verdict = found.verdict
+        if isinstance(verdict, Refusal) and not verdict.cancels and not verdict.fault:
+            backlog.put_aside(name, look.stat, ready.bad(verdict.reason), now)
         return found
 
-    def _shut_out(self, stat: Stat) -> Standing | None:
+    def _shut_out(self, candidate: Candidate) -> Standing | None:
         """Return why a job's owner may not log in now, None if he may or need not."""
-        logins = self.outside.logins
-        if logins is not None and stat.st_uid:
+        logins, uid = self.outside.logins, _owner(candidate)
+        signed = self.outside.signers is not None
+        if logins is not None and uid and not (signed and candidate.proof is None):
             try:
-                logins.login(stat.st_uid)
+                logins.login(uid)
             except PermissionError as error:
                 return Standing(Kind.DEFERRED, str(error), LONGEST_DEFERRED)
             except BlockingIOError as error:
@@ -147,7 +157,7 @@ class Examination:
         if spec.priority < known:
             return None
         gate = self._gate(spec, now)
-        reason = self.desk.packing.place(name, spec, now, found.stat.st_uid, gate)
+        reason = self.desk.packing.place(name, spec, now, _owner(found), gate)
         if reason:
             again = LONGEST_DEFERRED if reason != gate else gates.AGAIN
             return Standing(Kind.DEFERRED, reason, again)
@@ -245,3 +255,8 @@ class Examination:
         if verdict.never:
             return Refusal(verdict.reason, cancels=True)
         return Standing(Kind.DEFERRED, verdict.reason, again) if verdict.reason else None
+
+
+def _owner(candidate: Candidate) -> int:
+    """Return as whom a job is to run: its signer, else whoever owns its file."""
+    return candidate.stat.st_uid if candidate.proof is None else candidate.proof.uid

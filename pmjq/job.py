@@ -64,7 +64,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
     ``gpus`` and ``cpus``: those of its node that it was given. ``refused``: why it is not run.
     ``tries``: how often it was tried again by itself; ``earlier`` tells of the attempts before this
-    one, those that people asked for as well.
+    one, those that people asked for as well. Of a signed job ``signer`` is who signed it,
+    ``signed`` what, and ``owner`` and ``uid`` are those that it runs as, whoever owned its file.
     """
 
     format: Literal[1] = FORMAT
@@ -85,6 +86,21 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: bool = False
     tries: int = 0
     earlier: tuple[Try, ...] = ()
+    signer: str = ""
+    signed: Signed | None = None
+
+
+class Signed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a signature stands for, as it was verified.
+
+    ``content``: the SHA-512 of the job's file; ``name``: what it was called then; ``mark``: what
+    tells this job from any other that was ever signed for this spool.
+    """
+
+    content: str
+    mark: str
+    name: str
+    name_hex: str = ""
 
 
 class Try(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -110,6 +126,7 @@ class Again(msgspec.Struct, frozen=True):
     ``attempt``: the number of its next attempt. ``size`` and ``mtime`` (whole seconds) tell that
     the entry of that name is still the same job; inode numbers differ between clients. ``tries``
     and ``earlier`` as in ``Attempt``; it is not to be tried again before ``not_before``.
+    ``signed_as``: the name that it was signed for, where that was taken when it returned.
     """
 
     attempt: int
@@ -119,6 +136,8 @@ class Again(msgspec.Struct, frozen=True):
     earlier: tuple[Try, ...] = ()
     not_before: datetime | None = None
     format: Literal[1] = FORMAT
+    signed_as: str = ""
+    signed_as_hex: str = ""
 
 
 FIRST = Again(1)
@@ -168,7 +187,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     ``archive``: the directory that it goes to: as its node names it, or, where that is on the
     spool's own file system, from the spool, so that any node can go on with filing it.
     ``gpus`` and ``cpus``: those of its node that it had, ``enforced``: what held it to which of its
-    limits. ``earlier``: the attempts before.
+    limits. ``earlier``: the attempts before. ``signer``: who signed the job.
     """
 
     format: Literal[1] = FORMAT
@@ -200,6 +219,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     cpus: tuple[int, ...] = ()
     enforced: dict[str, str] = {}
     earlier: tuple[Try, ...] = ()
+    signer: str = ""
 
     @property
     def near(self) -> bool:
@@ -264,6 +284,7 @@ def record(
         cpus=attempt.cpus if ran else (),
         enforced=status.enforced,
         earlier=attempt.earlier,
+        signer=attempt.signer,
     )
 
 

@@ -25,7 +25,7 @@ from pmjq.directives import Refusal
 from pmjq.errors import UsageError
 from pmjq.job import Attempt, Record, Spec, Status
 from pmjq.listing import in_order
-from pmjq.naming import OWN
+from pmjq.naming import OWN, SIGNATURE
 from pmjq.nodes import Pulse
 from pmjq.outcomes import Outcomes
 from pmjq.ready import Kind, Rules, Standing
@@ -77,6 +77,7 @@ class Look:
         # Of a drop box that nobody lists one sees what one knows by name.
         with contextlib.suppress(PermissionError):
             found = [(stat.st_ctime_ns, name) for name, stat in spool.stats() if name not in own]
+        found = _without_signatures(found)
         found.sort()
         closed, back, hand = self._closed(), frozenset(spool.again_names()), self._in_hand()
         jobs: list[Seen] = []
@@ -301,6 +302,7 @@ class Look:
             token=token,
             output=self.spool.attempt_out(attempt),
             earlier=attempt.earlier,
+            signer=attempt.signer,
         )
 
     def _silence(self, token: str) -> str:
@@ -349,7 +351,8 @@ class Look:
         if most is None and self.spool.changed() != changed:
             # One may have gone back into the queue.
             known = {one.file_name for one in queued}
-            new = [name for name in self.spool.entries() if name not in known]
+            entries = [(0, name) for name in self.spool.entries()]
+            new = [name for _, name in _without_signatures(entries) if name not in known]
             queued += [one for name in new if (one := self.entry(name)) is not None]
         queued = in_order(self._still(queued, claimed), claimed, self.opened)
         return [*claimed, *queued[:most]]
@@ -516,6 +519,14 @@ def _current(said: str, state: State) -> str:
 
 def _count(names: tuple[str, ...] | None) -> int | None:
     return None if names is None else len(names)
+
+
+def _without_signatures(found: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Return entries but for the signatures beside their jobs; one without its job is shown."""
+    signatures = {name for _, name in found if name.endswith(SIGNATURE)}
+    if signatures:
+        signatures &= {f"{name}{SIGNATURE}" for _, name in found}
+    return [one for one in found if one[1] not in signatures] if signatures else found
 
 
 def is_entry(name: str) -> bool:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pmjq.disk import Disk
     from pmjq.job import Record, Spec
     from pmjq.node import Life, Reading
-    from pmjq.outside import Logger, Logins, Runner, Settings
+    from pmjq.outside import Logger, Logins, Runner, Settings, Verifier
     from pmjq.post import Post
     from pmjq.ready import Look
 
@@ -62,9 +62,9 @@ class Ground:
     ``now`` is monotonic, ``boottime`` goes on while the machine is suspended, ``wall`` is the time
     of day; all in seconds. ``chance`` makes up a UUID. ``wake`` nudges the daemon from a thread of
     the filing's; without it there is no such thread. ``filed`` hears of each job that was filed,
-    and in which spool. ``logins``: each job is run as its owner. ``shared``: others than this
-    user can write the spool; ``private``: what becomes of a job is for its owner alone.
-    ``post`` has the letters about jobs.
+    and in which spool. ``logins``: each job is run as its owner; ``signers``: only what one of
+    these has signed. ``shared``: others than this user can write the spool; ``private``: what
+    becomes of a job is for its owner alone. ``post`` has the letters about jobs.
     """
 
     disk: Disk
@@ -85,6 +85,7 @@ class Ground:
     wake: Callable[[], None] | None = None
     filed: Callable[[Record, str], None] | None = None
     logins: Logins | None = None
+    signers: Verifier | None = None
     shared: bool = False
     private: bool = False
     asked: Callable[[Look], Spec | Refusal] = infofile.asked
@@ -179,6 +180,7 @@ class Lives:
                 ground.logins,
                 ground.asked,
                 ground.post,
+                ground.signers,
             )
         )
         self._publish(turn)

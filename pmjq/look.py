@@ -41,6 +41,9 @@ STATUS_PATIENCE = 2.0
 CUT_OFF_PAUSE = 1.0
 """Seconds until it is looked whether the own heartbeat gets through again."""
 
+UNVERIFIED_PAUSE = 1.0
+"""Seconds until it is looked whether signatures can be verified again."""
+
 GATE_PATIENCE = 1.0
 """Seconds that a gate stays closed before the log says so."""
 
@@ -141,6 +144,10 @@ class Look:
             return 0
         if desk.drained:
             desk.verdict = Verdict(open=False, reason=f"drained by {desk.drained}; pmjq resume")
+            self._say_verdict(now)
+            return 0
+        if outside.signers is not None and (reason := outside.signers.trouble()):
+            desk.verdict = Verdict(open=False, reason=reason, again=UNVERIFIED_PAUSE)
             self._say_verdict(now)
             return 0
         most = min(MOST_AT_ONCE, len(desk.backlog) + len(desk.line) + len(desk.claimed) + 1)

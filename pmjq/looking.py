@@ -217,6 +217,7 @@ def _facts(one: Seen) -> list[tuple[str, str]]:
         ("id", one.id),
         ("attempt", str(one.attempt) if one.attempt else None),
         ("owner", one.owner),
+        ("signer", one.signer),
         ("node", one.node),
         ("directives", " ".join(one.directives)),
         *((word, _clock(getattr(one, word))) for word in ("queued", "claimed", "started", "ended")),

@@ -21,6 +21,9 @@ ASKING = ".pmjq.ask."
 SUBMITTED, HIDDEN = "submit.", ".pmjq-submit."
 """How the names begin, in ``tmp/`` and in the spool, of what people's commands construct."""
 
+SIGNATURE = ".sig"
+"""What the name of a signature has more than that of its job."""
+
 NAME_MAX = 255
 """Longest file name in bytes, on every Linux file system in use."""
 

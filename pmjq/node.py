@@ -41,7 +41,8 @@ class Life(Struct, frozen=True, kw_only=True):
     assigned (None: an older version does not say), ``hooks`` on which occasions it calls one for
     the whole spool, and when it last did. ``letters`` wait to be sent, and ``mail`` is why they
     cannot be. ``owners``: the CPUs of each owner's jobs, by user number; ``free_cpus`` and
-    ``free_memory``: what none of them holds.
+    ``free_memory``: what none of them holds. ``signatures``: where only signed jobs are run, how
+    many claims this life verified, and refused for which fault.
     """
 
     format: int = 1
@@ -82,6 +83,7 @@ class Life(Struct, frozen=True, kw_only=True):
     owners: dict[str, int] = {}
     free_cpus: int | None = None
     free_memory: int | None = None
+    signatures: dict[str, int] | None = None
 
 
 class Machine(Struct, frozen=True):

@@ -27,6 +27,7 @@ from pmjq.lease import BEATS, LEASE, SHORTEST
 from pmjq.naming import OWN
 from pmjq.node import Life
 from pmjq.render import JOIN, Row
+from pmjq.signing import VERIFIED
 from pmjq.spool import Spool
 from pmjq.tree import Head, decoded
 
@@ -95,6 +96,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     errors: str = ""
     letters: int | None = None
     mail: str = ""
+    signatures: dict[str, int] | None = None
     note: str = ""
 
 
@@ -279,6 +281,9 @@ def _notes(seen: Seen) -> list[str]:
     if seen.contended:
         rate = f", {seen.contended / seen.won:.2f} per one won" if seen.won else ""
         notes.append(f"{seen.contended} claims lost to other nodes{rate}")
+    refused = sum(seen.signatures.values()) - seen.signatures[VERIFIED] if seen.signatures else 0
+    if refused:
+        notes.append(f"{refused} jobs were refused for their signatures")
     if seen.unfiled:
         notes.append(f"{seen.unfiled} ended jobs are not archived")
     if seen.letters:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pmjq.post import Post
     from pmjq.process import Key, Order, Report
     from pmjq.ready import Look, Rules
+    from pmjq.signers import Refused
     from pmjq.spool import Spool
 
 FIRST_PAUSE = 0.25
@@ -98,8 +99,21 @@ class Person(Protocol):
 class Logins(Protocol):
     """Whoever knows what a login gives a user."""
 
+    def signer(self, name: str) -> int:
+        """Return as whom a signer's jobs run; PermissionError tells why as nobody."""
+
     def login(self, uid: int) -> Person:
         """Return it; PermissionError: he may not log in, BlockingIOError: that is not known yet."""
+
+
+class Verifier(Protocol):
+    """Whoever knows whose a signature is; ``pmjq.signers.Signers``."""
+
+    def trouble(self) -> str:
+        """Return why nothing can be verified for now, empty if it can."""
+
+    def verified(self, text: bytes, signature: bytes) -> str | Refused:
+        """Return who signed a text, or why that does not count; OSError: not known now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,13 +225,15 @@ class Outside:
         logins: Logins | None = None,
         asked: Callable[[Look], Spec | Refusal] = infofile.asked,
         post: Post | None = None,
+        signers: Verifier | None = None,
     ) -> None:
         """Take what is handed in.
 
         ``now`` is monotonic, ``wall`` the time of day, both in seconds. ``silent`` tells for how
         many seconds this life's beat has not got through. ``filed`` hears of each job that was
         filed, and in which spool. ``logins``: each job is run as its owner, and not as this user.
-        ``asked`` makes out what a job asks for. ``post`` has the letters about jobs.
+        ``asked`` makes out what a job asks for. ``post`` has the letters about jobs. ``signers``:
+        no job is run but theirs.
         """
         self.settings = settings
         self.spool = spool
@@ -233,4 +249,5 @@ class Outside:
         self.logins = logins
         self.asked = asked
         self.post = post
+        self.signers = signers
         self.pauses = Pauses(now, log)

@@ -42,7 +42,7 @@ INSIDE = "inside"
 """The path by which a directory job knows its directory."""
 
 _RESERVED = re.compile(
-    rf"(claim|out|status|record|late)\.\d+(\.json)?\Z|(work|executable|{VOID}|{INSIDE})\Z"
+    rf"(claim|out|status|record|late)\.\d+(\.json)?\Z|(work|executable|signature|taken|sealed|{VOID}|{INSIDE})\Z"
 )
 
 

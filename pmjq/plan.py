@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from pmjq.job import Again, Attempt, Record, Spec
     from pmjq.ready import Stat
+    from pmjq.signing import Proof
 
 
 TIME = "time"
@@ -48,7 +49,7 @@ class Candidate:
     """An entry at the head of the queue, settled and examined.
 
     Or one that can never be run, with the reason. ``again``: what is remembered of one that is
-    back in the queue; ``torn``: that cannot be read any more.
+    back in the queue; ``torn``: that cannot be read any more. ``proof``: who signed it.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Candidate:
     verdict: Spec | Refusal
     again: Again | None = None
     torn: bool = False
+    proof: Proof | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pmjq import job, naming, probe, service, shares
 from pmjq.node import Life
 from pmjq.plan import Intent
+from pmjq.signing import VERIFIED, Fault
 from pmjq.version import VERSION
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Publisher:
             *(len(desk.filing), aside, self._outage(), desk.won, desk.contended),
             *turn.outside.settings.hooks.values(),
             *self._mail(),
+            self._signatures(),
         )
         if not force and said == self._last and now - self._published < 12 * EVERY:
             return
@@ -69,6 +71,13 @@ class Publisher:
         post = self.turn.outside.post
         return (0, "") if post is None else (post.waiting, post.trouble)
 
+    def _signatures(self) -> dict[str, int] | None:
+        """Return how signatures were judged, None where none are asked for."""
+        if self.turn.outside.signers is None:
+            return None
+        counted = self.turn.desk.signatures
+        return {word: counted[word] for word in (VERIFIED, *map(str, Fault))}
+
     def _aside(self) -> dict[str, str]:
         """Return what does not run or is not filed, with the reasons; the first hundred."""
         turn = self.turn
@@ -76,6 +85,9 @@ class Publisher:
         for name, standing in turn.backlog.aside():
             if len(aside) >= MOST_ASIDE:
                 break
+            if name.endswith(naming.SIGNATURE):
+                # There may be one for each job that is queued.
+                continue
             aside[naming.shown(name)] = standing.reason
         return aside
 
@@ -122,4 +134,5 @@ class Publisher:
             owners={str(uid): cpus for uid, cpus in shares.here(desk).items()},
             free_cpus=free_cpus,
             free_memory=free_memory,
+            signatures=self._signatures(),
         )

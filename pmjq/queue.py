@@ -101,13 +101,15 @@ class Queue:
         directory: str | None = None,
         variables: Mapping[str, str] | None = None,
         held: bool = False,
+        sign: str = "",
         **asked: object,
     ) -> str:
         """Put one job into the spool; return its name.
 
         ``command``: words, which run in ``directory`` (the current one) exact to the byte; or the
-        text of a script. ``asked``: keys of directives, with ``_`` for ``-``: ``cpus=4``. Raises
-        UsageError for a key or value that there is not, and as ``Submission.put``.
+        text of a script. ``sign``: the key to sign it with, as for ``put``. ``asked``: keys of
+        directives, with ``_`` for ``-``: ``cpus=4``. Raises UsageError for a key or value that
+        there is not, and as ``Submission.put``.
         """
         if isinstance(command, str):
             raise UsageError("a command is a list of words; write ['sh', '-c', command] for a line")
@@ -128,7 +130,7 @@ class Queue:
             base = name or os.path.basename(os.fsdecode(argv[0])) or "job"
         names: list[str] = []
         draft = Draft(submission.unique(base), submission.checked(text), held)
-        self.put([draft], names.append)
+        self.put([draft], names.append, sign=sign)
         return names[0]
 
     @staticmethod
@@ -177,11 +179,29 @@ class Queue:
         return ids[0] if ids and ids[0] else other
 
     @_telling
-    def put(self, drafts: Iterable[Draft], put: Callable[[str], None]) -> None:
-        """Put jobs into the spool; ``put`` hears the name of each when it is there."""
+    def put(self, drafts: Iterable[Draft], put: Callable[[str], None], *, sign: str = "") -> None:
+        """Put jobs into the spool; ``put`` hears the name of each when it is there.
+
+        ``sign``: the file of a key to sign them with, private or, of one that the agent has,
+        public. UsageError if ssh-keygen does not sign with it.
+        """
+        if sign:
+            drafts = self._signed(drafts, sign)
         umask = os.umask(0)
         os.umask(umask)
         Submission(self._disk, self.path, umask).put(drafts, put)
+
+    def _signed(self, drafts: Iterable[Draft], key: str) -> Iterator[Draft]:
+        """Return jobs with their signatures, which are for this spool alone."""
+        from pmjq import signers, signing
+
+        uuid = self.opened().uuid
+        for draft in drafts:
+            text = signing.text(uuid, draft.name, signing.digest(draft.text))
+            try:
+                yield replace(draft, signature=signers.sign(key, text))
+            except OSError as error:
+                raise UsageError(f"--sign {key}: {error.strerror or error}") from error
 
     # -- look
 

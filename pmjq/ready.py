@@ -183,7 +183,7 @@ AGAIN_BUSY = 0.05
 AGAIN_BUSY_MOST = 2.0
 
 _SUFFIXES = frozenset(
-    [*("tmp temp part partial filepart crdownload".split()), *(f"sw{x}" for x in ascii_lowercase)]  # noqa: SIM905
+    [*"tmp temp part partial filepart crdownload sig".split(), *(f"sw{x}" for x in ascii_lowercase)]  # noqa: SIM905
 )
 _NAMES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "lost+found"))
 
@@ -210,7 +210,7 @@ _TOO_MANY = Standing(
 
 
 def passed_over(name: str) -> bool:
-    """Tell whether a name is never a job's: hidden, or used by editors and copying programs."""
+    """Tell whether a name is never a job's: hidden, a signature's, or used by other programs."""
     first, last = name[:1], name[-1:]
     if first == "." or last == "~" or (first == last == "#" and len(name) > 1):
         return True
@@ -233,7 +233,8 @@ def standing(name: str, stat: Stat, rules: Rules, age: float) -> Standing:
     if name in rules.own:
         return Standing(Kind.PASSED_OVER, "this daemon's archive")
     if passed_over(name):
-        return Standing(Kind.PASSED_OVER, "hidden or temporary name; rename it to submit it")
+        what = "a signature's" if name.endswith(".sig") else "hidden or temporary"
+        return Standing(Kind.PASSED_OVER, f"{what} name; rename it to submit it")
     if reason := not_ours(stat, rules):
         return Standing(Kind.LEFT, reason)
     mode = stat.st_mode

@@ -39,6 +39,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     paths as the node names them that filed it. What is not known is None or empty. ``name_hex``:
     the bytes of the name where ``name`` is not exact, and ``archived_hex`` likewise. ``is_job``:
     false for an entry of the spool that is left alone, as a directory without an info file.
+    ``signer``: who signed a job that a node has or had.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     late: bool = False
     is_job: bool = True
     earlier: tuple[Try, ...] = ()
+    signer: str = ""
 
     @property
     def file_name(self) -> str:
@@ -143,4 +145,5 @@ def of_record(record: Record, root: str, reason: str = "") -> Seen:
         output=naming.shown(f"{archived}.out") if archived and _wrote(record) else "",
         late=record.late,
         earlier=record.earlier,
+        signer=record.signer,
     )

@@ -23,12 +23,13 @@ import msgspec
 
 from pmjq import naming, node
 from pmjq.errors import ConfigurationError, NotFoundError
-from pmjq.job import FIRST, FORMAT, Again, Attempt, Record
+from pmjq.job import FIRST, FORMAT, Again, Attempt, Record, Signed
 from pmjq.letters import Letters
 from pmjq.naming import HIDDEN, OWN, SUBMITTED
 from pmjq.node import Life
 from pmjq.paperwork import Paperwork, executable_name
 from pmjq.requests import ANYBODY_ASKS, Requests
+from pmjq.sealed import Sealed
 from pmjq.state import State
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _UNDER_CONSTRUCTION = re.compile(
     rf"{re.escape(OWN)}\.[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}"
 )
 
-DIRECTORIES = ("tmp", "node", "job", "ended", "events", "done", "again", "tried")
+DIRECTORIES = ("tmp", "node", "job", "ended", "events", "done", "again", "tried", "signed")
 """What lies in the spool's own tree beside its identity."""
 
 SECRET = ("tmp", "events")
@@ -60,10 +61,12 @@ class Identity(msgspec.Struct, frozen=True):
     uuid: str
 
 
-class Spool(Paperwork, Requests, Letters):
+class Spool(Paperwork, Requests, Letters, Sealed):
     """One spool as one life of a node sees it."""
 
     _identity = b""
+    uuid = ""
+    """Who this spool is, once that was read."""
 
     def __init__(
         self,
@@ -138,7 +141,7 @@ class Spool(Paperwork, Requests, Letters):
                 f"{naming.shown(path)}: the spool has format {identity.format}, "
                 f"this pmjq knows format {FORMAT}"
             )
-        self._identity = text
+        self._identity, self.uuid = text, identity.uuid
         return identity
 
     def present(self) -> bool:
@@ -227,22 +230,32 @@ class Spool(Paperwork, Requests, Letters):
         name = naming.real_name(attempt.name, attempt.name_hex)
         baton = f"{self._run}/{attempt.id}"
         self.disk.unlink(f"{self._job}/{attempt.id}/{executable_name(name)}")
-        stat = self.disk.stat(baton) if again.attempt > 1 or again.earlier else None
-        if stat is not None:
+        told = again.attempt > 1 or bool(again.earlier)
+        stat = self.disk.stat(baton) if told or attempt.signed is not None else None
+        if stat is not None and told:
             self.keep_output(attempt, again)
+        if attempt.id not in {one.id for one in again.earlier}:
+            self.unmark(attempt)
         for number in count(1):
             free = _numbered(name, number)
             if stat is not None and self.disk.stat(f"{self.root}/{free}") is not None:
                 # What is remembered of the job that has the name stays.
                 continue
+            if attempt.signed is not None:
+                if not self.put_signature(attempt, free):
+                    continue
+                again = _signed_as(again, attempt.signed, free)
+            remembered = stat is not None and (told or bool(again.signed_as))
             try:
-                if stat is not None:
+                if stat is not None and remembered:
                     self.remember(free, stat, again)
                 self.disk.rename_new(baton, f"{self.root}/{free}")
                 break
             except FileExistsError:
-                if stat is not None:
+                if remembered:
                     self.forget(free)
+                if attempt.signed is not None:
+                    self.drop_signature(free)
             except OSError:
                 if not self._gone(baton):
                     raise
@@ -495,6 +508,13 @@ class Spool(Paperwork, Requests, Letters):
     def unknown_life(self, token: str) -> int:
         """Return the format of a life that is of none that is known here, else 0."""
         return self.unknown(f"{self.own}/node/{token}/node.json")
+
+
+def _signed_as(again: Again, signed: Signed, free: str) -> Again:
+    """Return what is to be known of a signed job that goes back to the queue under some name."""
+    same = naming.real_name(signed.name, signed.name_hex) == free
+    name, exact = ("", "") if same else (signed.name, signed.name_hex)
+    return msgspec.structs.replace(again, signed_as=name, signed_as_hex=exact)
 
 
 def _numbered(name: str, number: int) -> str:

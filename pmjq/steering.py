@@ -105,7 +105,7 @@ class Steering:
         spool, disk = self._spool, self._spool.disk
         if seen.living:
             return _answer(seen, f"is {seen.state}; only what has ended can be tried again")
-        if text := self._not_mine(seen) or self._may_run(seen):
+        if text := self._not_mine(seen) or _signed(seen) or self._may_run(seen):
             return _answer(seen, text)
         source = seen.archived_path
         stat = disk.stat(source) if source else None
@@ -228,6 +228,7 @@ class Steering:
             spool.clear_record(record)
             return None
         with contextlib.suppress(OSError):
+            spool.discard_signature(seen.file_name)
             spool.take_output(attempt)
             spool.forget(seen.file_name)
         with contextlib.suppress(OSError):
@@ -250,6 +251,8 @@ class Steering:
             self._spool.disk.remove_tree(path)
         except OSError as wrong:
             return _answer(seen, f"{wrong.strerror}: only its owner can do that")
+        with contextlib.suppress(OSError):
+            self._spool.discard_signature(seen.file_name)
         return _answer(seen, "withdrawn, without a record", done=True)
 
     def _ask(self, seen: Seen) -> Answer | None:
@@ -302,6 +305,16 @@ class Steering:
             hint = f"{spool.root}/{ASKING}{mark()}"
             spool.disk.create([(hint, b"", 0o600)])
             spool.disk.unlink(hint)
+
+
+def _signed(seen: Seen) -> str:
+    """Return why a signed job is not tried again on request, empty if it was not signed.
+
+    A signature is for one job. Whoever wants another has to sign that too.
+    """
+    if not seen.signer:
+        return ""
+    return f"was signed by {seen.signer}, for once; submit its file again with --sign"
 
 
 def _after(seen: Seen) -> Again:

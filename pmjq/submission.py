@@ -25,7 +25,7 @@ from pmjq.errors import (
     PmjqError,
     UsageError,
 )
-from pmjq.naming import HIDDEN, OWN, SUBMITTED
+from pmjq.naming import HIDDEN, OWN, SIGNATURE, SUBMITTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -46,11 +46,12 @@ RUNNABLE, HELD = 0o755, 0o644
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A job that is to be: its whole name, its text, and whether it is held."""
+    """A job that is to be: its whole name, its text, whether it is held, and its signature."""
 
     name: str
     text: bytes
     held: bool = False
+    signature: bytes = b""
 
 
 def mark() -> str:
@@ -66,7 +67,8 @@ def mark() -> str:
 def unique(base: str) -> str:
     """Return a name that nobody has: what the job is called, and a mark."""
     plain = base.lstrip(".") or "job"
-    return f"{naming.shortened(plain, naming.NAME_MAX - MARK_LENGTH - 1)}.{mark()}"
+    # With room for the suffix of a signature.
+    return f"{naming.shortened(plain, naming.NAME_MAX - MARK_LENGTH - 1 - len(SIGNATURE))}.{mark()}"
 
 
 def checked(text: bytes) -> bytes:
@@ -106,8 +108,12 @@ class Submission:
     def _put(self, drafts: list[Draft], put: Callable[[str], None]) -> None:
         disk, base = self.disk, self._hidden or self._where()
         files = [(f"{base}{mark()}", draft.text, self._modes[draft.held]) for draft in drafts]
+        signed = [draft for draft in drafts if draft.signature]
         placed: list[str] = []
         try:
+            # First: a job whose signature is not there is soon rejected.
+            if signed:
+                self._sign(signed, base)
             disk.create(files)
             for (path, _, _), draft in zip(files, drafts, strict=True):
                 disk.rename_new(path, f"{self.root}/{draft.name}")
@@ -118,12 +124,32 @@ class Submission:
             for name in placed:
                 put(name)
             self._drop(files[len(placed) :])
+            self._unsign(signed, placed)
             raise refusal(self.root, error) from error
         except KeyboardInterrupt:
             self._drop(files[len(placed) :])
+            self._unsign(signed, placed)
             raise
         for name in placed:
             put(name)
+
+    def _sign(self, drafts: list[Draft], base: str) -> None:
+        """Put signatures beside where their jobs are about to be."""
+        files = [(f"{base}{mark()}", draft.signature, HELD) for draft in drafts]
+        try:
+            self.disk.create(files)
+            for (path, _, _), draft in zip(files, drafts, strict=True):
+                self.disk.rename_new(path, f"{self.root}/{draft.name}{SIGNATURE}")
+        except BaseException:
+            self._drop(files)
+            raise
+
+    def _unsign(self, drafts: list[Draft], placed: list[str]) -> None:
+        """Remove the signatures of jobs that did not get there."""
+        for draft in drafts:
+            if draft.name not in placed:
+                with contextlib.suppress(OSError):
+                    self.disk.unlink(f"{self.root}/{draft.name}{SIGNATURE}")
 
     def _drop(self, files: list[tuple[str, bytes, int]]) -> None:
         for path, _, _ in files:

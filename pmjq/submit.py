@@ -76,6 +76,7 @@ class _Source:
 )
 @click.option("--env-all", is_flag=True, help="Set all variables as they are here.")
 @click.option("--hold", is_flag=True, help="Keep it from being started until release.")
+@click.option("--sign", metavar="KEY", help="Sign it with this key, as ssh-keygen -Y sign does.")
 @click.option("--wait", is_flag=True, help="Wait until it has ended; exit as it did.")
 @click.option("--follow", is_flag=True, help="Print its output until it has ended; exit as it did.")
 @_with_keys
@@ -98,6 +99,8 @@ def submit(words: tuple[str, ...], spool: str | None, **given: Any) -> int:  # n
     where = queue.Queue(face.root(spool))
     directives = queue.asked_words(where.named(asked))
     variables = _variables(given["env"], all_of_them=given["env_all"])
+    if given["sign"] == "":
+        raise UsageError("--sign is empty; name the file of a key")
     if given["directory"] == "":
         raise UsageError("--directory is empty; name the directory that the job is to run in")
     sources = list(_sources(words, given["name"], given["batch"], given["directory"] or _here()))
@@ -126,7 +129,7 @@ def submit(words: tuple[str, ...], spool: str | None, **given: Any) -> int:  # n
         # On a terminal the names themselves are the progress.
         bar.of(len(drafts))
     try:
-        where.put(drafts, put)
+        where.put(drafts, put, sign=given["sign"] or "")
     finally:
         bar.end()
     if given["follow"]:

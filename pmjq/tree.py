@@ -70,6 +70,7 @@ class Tree:
         self._job = f"{self.own}/job"
         self._tmp = f"{self.own}/tmp"  # noqa: S108  # a directory of the spool
         self._ended = f"{self.own}/ended"
+        self._signed = f"{self.own}/signed"
         self._run = f"{self.own}/node/{token}/run"
         # The filing's thread removes too.
         self._left: deque[Left] = deque()

@@ -315,7 +315,7 @@ class Live:
         """Return what lies in the spool's own tree besides what a spool at rest has."""
         own = self.spool / ".pmjq"
         listed = ("job", "ended", "tmp", "node", "again", "tried")
-        kept = {"spool.json", "events", "done", *listed}
+        kept = {"spool.json", "events", "done", "signed", *listed}
         found = [name for name in os.listdir(own) if name not in kept]
         for name in listed:
             if (own / name).exists():

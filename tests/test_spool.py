@@ -28,7 +28,7 @@ UUID = "0b0e7d1e-0000-4000-8000-000000000000"
 PROGRAM = b"#!/bin/sh\n:\n"
 A, B = "a.boot0001.00000001", "b.boot0001.00000002"
 ONE = attempt(id="1d", token=A)
-TREE = {"tmp", "node", "job", "ended", "events", "done", "again", "tried", "spool.json"}
+TREE = {"tmp", "node", "job", "ended", "events", "done", "again", "tried", "signed", "spool.json"}
 
 LONG = "\N{LATIN SMALL LETTER E WITH ACUTE}" * 127
 """254 bytes in 127 characters."""

@@ -71,6 +71,7 @@ OF_SUBMIT = {
     "--array",
     "--env-all",
     "--hold",
+    "--sign",
     "--wait",
     "--follow",
     "--json",
