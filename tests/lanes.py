@@ -44,7 +44,7 @@ COURSES = {
         "not lab",
         (
             # These compute; the others wait for daemons.
-            ("test_cluster.py", "test_crash.py"),
+            ("test_cluster.py", "test_crash.py", "test_fair.py"),
             (
                 "test_adoption.py",
                 "test_daemon_deferred.py",
