@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from conftest import Say
+from conftest import AS_NOBODY, Say, again_as_nobody
 from live import PROJECT, Filed, eventually
 from pmjq import naming, node, probe, signing
 from pmjq.disk import Disk
@@ -703,3 +703,29 @@ def test_signed_by_hand(live: Signing) -> None:
     told = {"SPOOL": str(live.spool), "FILE": str(source), "NAME": "hand", "KEY": str(live.own)}
     subprocess.run(["sh", "-e", "-c", BY_HAND], check=True, env={**os.environ, **told})
     assert live.ended("hand").text == "by hand\n"
+
+
+def test_daemon_of_another_user() -> None:
+    """Whoever is not root runs the jobs of his signers as himself, whatever they are called."""
+    # Twice, as a test starts a daemon: setpriv itself still has root's rights.
+    again = "import os, sys; os.execv(sys.executable, [sys.executable, '-c', 'import pmjq.cli'])"
+    command = [*AS_NOBODY, sys.executable, "-c", again]
+    told = {**os.environ, "PYTHONPATH": PROJECT}
+    if os.geteuid() == 0 and shutil.which("setpriv"):
+        done = subprocess.run(command, check=False, capture_output=True, env=told)
+        if done.returncode:
+            pytest.skip(f"nobody cannot run {sys.executable} with pmjq of {PROJECT}")
+    words = "job_runs or foreign or altered or replayed or wrong or returns or not_root"
+    again_as_nobody("tests/test_daemon_signed.py", "-k", f"({words}) and not another_user")
+
+
+def test_principal_of_who_is_not_root(tmp_path: Path) -> None:
+    """It need be no user of this machine, and is recorded beside whom the job ran as."""
+    if os.geteuid() == 0:
+        pytest.skip("root's daemon wants a user; see test_daemon_of_another_user")
+    keys = Keys(tmp_path / "keys")
+    keys.allow(keys.make("own"), "ann@example.org")
+    with Signing(tmp_path / "principal", keys=keys) as live:
+        live.put("hers", live.job("hers"), live.signature("hers", live.job("hers")))
+        record = live.ended("hers").record
+        assert (record.signer, record.owner) == ("ann@example.org", me())
