@@ -215,9 +215,13 @@ class Act:
 
     def _terms(self, attempt: Attempt, person: Person | None) -> dict[str, Any] | None:
         """Return the terms of an attempt that is executed as another user, whose files it gets."""
-        if person is None:
-            return None
         spool = self.outside.spool
+        if person is None and not spool.private:
+            return None
+        if person is None:
+            # Root's, among those of others.
+            spool.hand_over(attempt, 0)
+            return {"private": True}
         spool.hand_over(attempt, person.gid)
         return person.terms(private=spool.private, confined=self.outside.settings.confined)
 
