@@ -112,7 +112,7 @@ man: ## render the man pages into build/man, as text and HTML
 # unless pip runs in a venv. All is staged first, so that a failing download leaves the installed one as it was.
 # Compiled where it is installed: code says in tracebacks where it was compiled, and is compiled again at
 # each start if its source is newer.
-install: $(READY) ## install below DESTDIR and PREFIX (/usr/local): command, man pages, completion, systemd files
+install: $(READY) ## install below DESTDIR and PREFIX (/usr/local): command, man pages, completion, systemd files, drop box
 	@$(CHOOSE_INSTALLED); rm -rf build && mkdir build && \
 	  "$$python" -c 'import os, sys; print(os.path.realpath(sys.executable))' >build/python
 	"$$(cat build/python)" -m venv --without-pip build/venv
@@ -142,6 +142,9 @@ install: $(READY) ## install below DESTDIR and PREFIX (/usr/local): command, man
 	  sed -E 's,/usr(/local)?/bin/pmjq,$(PREFIX)/bin/pmjq,g' $$unit >build/$${unit##*/} && \
 	  install -D -m 644 -t '$(DESTDIR)$(PREFIX)/lib/systemd/system' build/$${unit##*/} || exit 1; \
 	done
+	@sed -E 's,/usr(/local)?/bin/pmjq,$(PREFIX)/bin/pmjq,g' contrib/dropbox/setup >build/setup
+	install -D -m 755 -t '$(DESTDIR)$(PREFIX)/share/pmjq/dropbox' build/setup
+	install -D -m 644 -t '$(DESTDIR)$(PREFIX)/share/pmjq/dropbox' contrib/dropbox/pam
 	@for conf in $(wildcard contrib/systemd/tmpfiles.d/*.conf contrib/systemd/sysusers.d/*.conf); do \
 	  dir=$${conf%/*}; \
 	  install -D -m 644 -t "$(DESTDIR)$(PREFIX)/lib/$${dir##*/}" $$conf || exit 1; \

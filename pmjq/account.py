@@ -134,12 +134,14 @@ class Owners:
         self._logins: dict[int, tuple[float, Login | str]] = {}
         self._asking: set[int] = set()
 
-    def refusal(self, stat: Stat, *, listed: bool = False) -> str:
-        """Return why what a user owns is not run as him, empty if it is."""
+    def refusal(self, stat: Stat, *, listed: bool = False, grouped: bool = False) -> str:
+        """Return why what a user owns is not run as him, empty if it is; as ``ready.Judge``."""
         user = self.user(stat.st_uid)
         if user is None:
             return owners.unknown(stat.st_uid)
-        return self.policy.refusal(user) or owners.exposed(stat, user, listed=listed)
+        return self.policy.refusal(user) or owners.exposed(
+            stat, user, listed=listed, grouped=grouped
+        )
 
     def user(self, uid: int) -> User | None:
         """Return who a number is, None if nobody is known by it; remembered for a while."""

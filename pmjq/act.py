@@ -272,9 +272,13 @@ class Act:
     def _terms(self, attempt: Attempt, person: Person | None) -> dict[str, Any]:
         """Return the terms of an attempt: its limits, and another user's, who gets its files."""
         spool, settings = self.outside.spool, self.outside.settings
-        if person is None:
+        if person is None and not spool.private:
             return confines.terms(attempt, settings.tree)
         limits = confines.terms(attempt, settings.tree, alone=True)
+        if person is None:
+            # Root's, among those of others.
+            spool.hand_over(attempt, 0)
+            return limits | {"private": True}
         spool.hand_over(attempt, person.gid)
         theirs = person.terms(private=spool.private, confined=settings.confined)
         return confines.joined(theirs, limits)

@@ -119,24 +119,34 @@ def _of_root(root: str, asked: Asked, archives: Iterable[str]) -> Admission:
         for path in archives:
             _check_archive(path)
     policy = owners.Policy(
-        users=_known("--allow-user", asked.users, pwd.getpwnam),
-        groups=_known("--allow-group", asked.groups, grp.getgrnam),
-        denied=_known("--deny-user", asked.denied, pwd.getpwnam),
+        users=_known("--allow-user", asked.users, _user),
+        groups=_known("--allow-group", asked.groups, _group),
+        denied=_known("--deny-user", asked.denied, _user),
         root=asked.root or not shared,
         system=account.first_person(),
     )
     return Admission(judge=account.Owners(policy), shared=shared)
 
 
-def _known(option: str, names: tuple[str, ...], look: Callable[[str], object]) -> frozenset[str]:
-    """Return names that this machine knows: one that is mistyped would allow or deny nobody."""
+def _known(option: str, names: tuple[str, ...], look: Callable[[str], str]) -> frozenset[str]:
+    """Return names as this machine has them: a mistyped one would allow or deny nobody."""
+    found = set()
     for name in names:
         try:
-            look(name)
+            found.add(look(name))
         except KeyError:
             kind = "group" if "group" in option else "user"
             raise ConfigurationError(f"{option} {name}: no such {kind} on this machine") from None
-    return frozenset(names)
+    return frozenset(found)
+
+
+def _user(name: str) -> str:
+    """Return the name that a user's number leads to: he may have several."""
+    return pwd.getpwuid(pwd.getpwnam(name).pw_uid).pw_name
+
+
+def _group(name: str) -> str:
+    return grp.getgrgid(grp.getgrnam(name).gr_gid).gr_name
 
 
 def _check_shared(root: str, stat: os.stat_result) -> None:

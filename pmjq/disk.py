@@ -55,6 +55,9 @@ group's of many people, 002 as many systems have it lets all of them write.
 
 _LOOKING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
+_AT_ONCE = os.O_NONBLOCK | os.O_CLOEXEC
+"""How files are opened that may be a job's: on a lease of its owner's an open waits for 45 s."""
+
 
 class Disk:
     """The file operations on the real disk."""
@@ -178,7 +181,7 @@ class Disk:
     def read(self, path: str, last: int = 0) -> bytes | None:
         """Return the content of a file, of a long one the ``last`` bytes; None if it is gone."""
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | _AT_ONCE)
         except OSError as error:
             if error.errno in GONE:
                 return None
@@ -308,7 +311,7 @@ class Disk:
         ``create``: make the file if it is not there. Without, a removed file stays removed and
         this fails.
         """
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | (os.O_CREAT if create else 0), FILE)
+        fd = os.open(path, os.O_WRONLY | _AT_ONCE | (os.O_CREAT if create else 0), FILE)
         try:
             _write_all(fd, data, offset)
             if os.fstat(fd).st_size > offset + len(data):
@@ -427,20 +430,21 @@ class Disk:
             os.close(fd)
 
     def grant(self, path: str, uid: int) -> None:
-        """Let one user read a file of ours, and nobody else; of a directory the others search it.
+        """Let one user read a file of ours or look into a directory, and nobody else.
 
-        By an access control list. On a file system that has none nobody but its owner may read it.
+        By an access control list. On a file system that has none nobody but its owner may read it;
+        what is in a directory its user still reaches by name, and so do the others.
         """
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             directory = modes.S_ISDIR(os.fstat(fd).st_mode)
-            own, theirs, others = (7, 5, 1) if directory else (6, 4, 0)
+            own, theirs = (7, 5) if directory else (6, 4)
             try:
-                os.setxattr(fd, ACCESS_LIST, _access_list(own, uid, theirs, others))
+                os.setxattr(fd, ACCESS_LIST, _access_list(own, uid, theirs))
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                     raise
-                os.fchmod(fd, own << 6 | others)
+                os.fchmod(fd, own << 6 | (theirs & 1))
         finally:
             os.close(fd)
 
@@ -526,8 +530,12 @@ def _listed(fd: int, stat: os.stat_result) -> bool:
     """Tell whether a list says who may write what its group may: more than the mode shows."""
     if not stat.st_mode & modes.S_IWGRP:
         return False
+    return _lists(fd)
+
+
+def _lists(path: str | int) -> bool:
     try:
-        return bool(os.getxattr(fd, ACCESS_LIST))
+        return bool(os.getxattr(path, ACCESS_LIST, follow_symlinks=isinstance(path, int)))
     except OSError as error:
         return error.errno not in (errno.ENODATA, errno.EOPNOTSUPP)
 
@@ -550,7 +558,8 @@ def _look_inside(path: str, above: int, stat: os.stat_result, *, deep: bool = Tr
         try:
             if modes.S_ISREG(os.fstat(fd).st_mode):
                 info = (name, os.pread(fd, HEAD + 1, 0))
-                listed, inside = _listed(above, stat), _inside(path, stat) if deep else None
+                listed = _listed(above, stat)
+                inside = _inside(path, above, stat) if deep else None
                 return Look(stat, None, None, info, inside, listed=listed)
             odd = odd or name
         finally:
@@ -558,43 +567,37 @@ def _look_inside(path: str, above: int, stat: os.stat_result, *, deep: bool = Tr
     return Look(stat, None, None, odd=odd)
 
 
-def _inside(path: str, stat: os.stat_result) -> Inside:
+def _inside(path: str, above: int, stat: os.stat_result) -> Inside:
     """Return what is in a directory, itself among it; of very much only the first."""
+    from pmjq import walk
+
     entries = size = newest = 0
-    foreign = ""
-    for name, one in islice(chain([(path, stat)], _below(path)), MOST_INSIDE):
+    foreign = grouped = ""
+    for name, one in islice(chain([("", stat)], walk.below(path, MOST_INSIDE)), MOST_INSIDE):
         entries += 1
         size += one.st_size
         newest = max(newest, one.st_ctime_ns, one.st_mtime_ns)
-        if not foreign and _foreign(one, stat):
-            foreign = name.removeprefix(f"{path}/")
-    return Inside(entries, size, newest, foreign)
+        if not name or modes.S_ISLNK(one.st_mode):
+            # A link has all rights, which says nothing but whose it is.
+            foreign = foreign or (name if one.st_uid not in (stat.st_uid, 0) else "")
+        elif not foreign and _foreign(one, stat, f"/proc/self/fd/{above}/{name}"):
+            foreign = name
+        elif one.st_mode & modes.S_IWGRP:
+            grouped = grouped or name
+    return Inside(entries, size, newest, foreign, grouped)
 
 
-def _foreign(stat: os.stat_result, above: os.stat_result) -> bool:
+def _foreign(stat: os.stat_result, above: os.stat_result, path: str) -> bool:
     """Tell whether somebody else owns what is in a directory, or may write it as its group not."""
-    if stat.st_uid not in (above.st_uid, 0):
+    if stat.st_uid not in (above.st_uid, 0) or stat.st_mode & modes.S_IWOTH:
         return True
-    mode, group = stat.st_mode, stat.st_gid == above.st_gid
-    writable = mode & modes.S_IWOTH or (mode & modes.S_IWGRP and not group)
-    return bool(writable) and not modes.S_ISLNK(mode)
+    if not stat.st_mode & modes.S_IWGRP:
+        return False
+    return stat.st_gid != above.st_gid or _lists(path)
 
 
-def _below(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Return the stats of all below a directory but what is too deep for a path, or gone."""
-    ahead = [path]
-    while ahead:
-        with contextlib.suppress(OSError), os.scandir(ahead.pop()) as inside:
-            for entry in inside:
-                with contextlib.suppress(OSError):
-                    stat = entry.stat(follow_symlinks=False)
-                    if modes.S_ISDIR(stat.st_mode):
-                        ahead.append(entry.path)
-                    yield entry.path, stat
-
-
-def _access_list(own: int, uid: int, theirs: int, others: int) -> bytes:
-    """Return the list that gives rights to the owner, to one user and to all others.
+def _access_list(own: int, uid: int, theirs: int) -> bytes:
+    """Return the list that gives rights to the owner and to one user, and none to all others.
 
     As the kernel has it, see linux/posix_acl_xattr.h: a version, then tag, rights and number of
     each entry, in the order of their tags: owner, user, group, mask, others.
@@ -603,9 +606,9 @@ def _access_list(own: int, uid: int, theirs: int, others: int) -> bytes:
     entries = (
         (0x01, own, nobody),
         (0x02, theirs, uid),
-        (0x04, others, nobody),
-        (0x10, theirs | others, nobody),
-        (0x20, others, nobody),
+        (0x04, 0, nobody),
+        (0x10, theirs, nobody),
+        (0x20, 0, nobody),
     )
     return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 

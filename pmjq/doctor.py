@@ -15,7 +15,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import posixpath
 import signal
+import stat as modes
 import subprocess
 import threading
 import time
@@ -23,7 +25,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pmjq import contest, diagnosis, naming, node, nodes, probe
+from pmjq import contest, diagnosis, naming, node, nodes, probe, ready
 from pmjq.contest import SOURCES, TARGETS
 from pmjq.diagnosis import Finding, Verdict
 from pmjq.errors import (
@@ -172,6 +174,9 @@ class Doctor:
         if _there(self.disk, inside):
             places = [f"{inside}/doctor-{chance}", hidden]
         shown = naming.shown(self.root)
+        if os.geteuid() == 0:
+            for place in places:
+                _refuse_trap(posixpath.dirname(place))
         for self._place in places:
             try:
                 self.disk.mkdir(self._place)
@@ -376,3 +381,13 @@ def _interruptible() -> Iterator[threading.Event]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+def _refuse_trap(above: str) -> None:
+    """Refuse to execute, as root, what somebody else could put in the place of ours."""
+    stat = os.stat(above)
+    if stat.st_uid != 0 or (ready.exposed(stat) and not stat.st_mode & modes.S_ISVTX):
+        raise NotPermittedError(
+            f"{naming.shown(above)}: others than root can write it, and put a program of theirs "
+            "where root tries whether any can be executed; run as its owner"
+        )

@@ -289,6 +289,7 @@ class Look:
     def _resolve_one(self, doubt: Doubt, now: float) -> None:
         attempt, desk, processes = doubt.attempt, self.desk, self.outside.processes
         spool = self.outside.spool
+        uid = attempt.uid if self.outside.logins is not None else 0
         before = spool.status(attempt)
         # First who may still write it, then the status again: an end in between must be seen.
         key = (attempt.id, attempt.attempt)
@@ -316,21 +317,21 @@ class Look:
             desk.resolved(attempt)
         elif status is None or doubt.rebooted:
             self._interrupted(doubt, status or Status(), now)
-        elif status.pid and processes.adopt(key, status.pid, status.start):
+        elif status.pid and processes.adopt(key, status.pid, status.start, uid):
             self._point(attempt)
             desk.resolved(attempt)
             # Reading its status may have taken a while.
             desk.adopt(attempt, status, self.outside.now(), processes.age(status.start))
-        elif not status.pid and (found := processes.find(attempt.id)):
-            self._adopt_found(attempt, found)
+        elif not status.pid and (found := processes.find(attempt.id, uid)):
+            self._adopt_found(attempt, found, uid)
         elif kept or (not status.pid and now - doubt.since < STATUS_PATIENCE):
             doubt.again = now + STATUS_PAUSE
         else:
             self._interrupted(doubt, status, now)
 
-    def _adopt_found(self, attempt: Attempt, found: tuple[int, int]) -> None:
+    def _adopt_found(self, attempt: Attempt, found: tuple[int, int], uid: int) -> None:
         pid, start = found
-        if self.outside.processes.adopt((attempt.id, attempt.attempt), pid, start):
+        if self.outside.processes.adopt((attempt.id, attempt.attempt), pid, start, uid):
             self._point(attempt)
             self.desk.resolved(attempt)
             age = self.outside.processes.age(start)

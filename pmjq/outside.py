@@ -65,14 +65,14 @@ class Runner(Protocol):
     def age(self, start: int) -> float:
         """Return for how many seconds a process is there that started then, in ticks."""
 
-    def adopt(self, key: Key, pid: int, start: int) -> bool:
-        """Watch a process of an earlier life; False if it is gone."""
+    def adopt(self, key: Key, pid: int, start: int, uid: int = 0) -> bool:
+        """Watch a process of an earlier life, of that user's job; False if it is gone."""
 
     def keeps(self, key: Key, pid: int, start: int) -> bool:
         """Tell whether a keeper is still there and may write how an attempt ended."""
 
-    def find(self, job_id: str) -> tuple[int, int] | None:
-        """Return pid and start time of a job's process, found by its environment."""
+    def find(self, job_id: str, uid: int = 0) -> tuple[int, int] | None:
+        """Return pid and start time of a job's process, of that user, by its environment."""
 
     def left(self, jobs: Mapping[str, int]) -> set[str]:
         """Return the jobs of whose trees a process is left."""

@@ -71,13 +71,14 @@ def unknown(uid: int) -> str:
     return f"its owner, user {uid}, is not known on this node"
 
 
-def exposed(stat: Stat, user: User, *, listed: bool) -> str:
+def exposed(stat: Stat, user: User, *, listed: bool, grouped: bool = False) -> str:
     """Return why what a user owns is not run, since others can change it; empty: they cannot.
 
-    ``listed``: an access control list says who may write it. A group that is the user's alone does
-    not count: where each has one, files are writable by their group as a rule.
+    ``listed``: an access control list says who may write it; ``grouped``: its group may write what
+    is in it. A group that is the user's alone does not count: where each has one, files are
+    writable by their group as a rule.
     """
-    mode = stat.st_mode
+    mode = stat.st_mode | (modes.S_IWGRP if grouped else 0)
     if not (modes.S_ISREG(mode) or modes.S_ISDIR(mode)):
         # A link has all rights, which says nothing.
         return ""

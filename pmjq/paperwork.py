@@ -256,8 +256,8 @@ class Paperwork(Returned):
         """Write a record that was missing or torn once more."""
         self._make_papers(record)
         path = self.record_path(record)
+        self._begin_private(path, record.uid)
         self.disk.write(path, msgspec.json.encode(record) + b"\n")
-        self._keep_private(path, record.uid)
 
     def _make_papers(self, record: Record) -> None:
         """Make the directory of a job's papers, if it is gone."""

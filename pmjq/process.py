@@ -286,8 +286,12 @@ class Processes:
         """Return for how many seconds a process is there that started then, in ticks since boot."""
         return probe.age(start)
 
-    def adopt(self, key: Key, pid: int, start: int) -> bool:
-        """Watch a process of an earlier life; False if it is gone."""
+    def adopt(self, key: Key, pid: int, start: int, uid: int = 0) -> bool:
+        """Watch a process of an earlier life; False if it is gone.
+
+        ``uid``: who runs it, if that is another user. What it is by now does not tell: sudo is
+        root's.
+        """
         try:
             fd = os.pidfd_open(pid)
         except OSError:
@@ -296,7 +300,7 @@ class Processes:
             os.close(fd)
             return False
         self._adopted[fd] = key
-        if uid := probe.user(pid) if os.geteuid() == 0 else 0:
+        if uid:
             self._owners[key[0]] = uid
         self._watched[fd] = (pid, start)
         self._epoll.register(fd, select.EPOLLIN)
@@ -312,8 +316,13 @@ class Processes:
             return key in self._kept
         return probe.alive(pid, start)
 
-    def find(self, job_id: str) -> tuple[int, int] | None:
-        """Return pid and start time of the eldest process with this job's id in its environment."""
+    def find(self, job_id: str, uid: int = 0) -> tuple[int, int] | None:
+        """Return pid and start time of the eldest process with this job's id in its environment.
+
+        ``uid``: who runs it, if that is another user; others may have the id too.
+        """
+        if uid:
+            self._owners[job_id] = uid
         found = self._members({job_id}).get(job_id, [])
         pairs = sorted((probe.start_time(pid), pid) for pid in found)
         return next(((pid, start) for start, pid in pairs if start), None)

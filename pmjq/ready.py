@@ -86,13 +86,15 @@ class Look(NamedTuple):
 class Inside(NamedTuple):
     """What is in a directory, as far as it tells whether anything changes.
 
-    ``foreign``: the first in it that is another owner's, or that others than its group may write.
+    ``foreign``: the first in it that is another owner's, or that others than its group may write;
+    ``grouped``: the first that its group may write, as the directory's.
     """
 
     entries: int
     size: int
     newest_ns: int
     foreign: str = ""
+    grouped: str = ""
 
 
 class Kind(StrEnum):
@@ -130,8 +132,12 @@ class Print(NamedTuple):
 class Judge(Protocol):
     """Whoever knows the users: whose files are run, and which of them others can change."""
 
-    def refusal(self, stat: Stat, *, listed: bool = False) -> str:
-        """Return why a file is not run as its owner, empty if it is."""
+    def refusal(self, stat: Stat, *, listed: bool = False, grouped: bool = False) -> str:
+        """Return why a file is not run as its owner, empty if it is.
+
+        ``listed``: an access control list says who may write it; ``grouped``: its group may write
+        what is in it.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,8 +286,11 @@ def settled(look: Look, rules: Rules, age: float) -> Standing:
         return Standing(Kind.INCOMING, "still open for writing", again)
     if rules.judge is not None:
         reason = rules.judge.refusal(look.stat, listed=look.listed)
-        if look.inside is not None and look.inside.foreign:
-            reason = f"{look.inside.foreign} in it is another owner's, or others may write it"
+        inside = look.inside
+        if inside is not None and not reason:
+            shared = bool(inside.grouped and rules.judge.refusal(look.stat, grouped=True))
+            odd = inside.foreign or (inside.grouped if shared else "")
+            reason = f"{odd} in it is another owner's, or others may write it" if odd else ""
         if reason:
             return Standing(Kind.LEFT, reason)
     if modes.S_ISDIR(look.stat.st_mode):
@@ -306,9 +315,10 @@ def is_file(stat: Stat) -> bool:
     return modes.S_ISREG(stat.st_mode)
 
 
-def is_request(stat: Stat) -> bool:
-    """Tell whether a file is its owner's request: made by him, and nothing else's second name."""
-    return modes.S_ISREG(stat.st_mode) and stat.st_nlink == 1 and stat.st_size == 0
+def is_request(stat: Stat, size: int) -> bool:
+    """Tell whether a file of a size may be its owner's request: his, and no other's second name."""
+    alone = stat.st_nlink == 1 and not stat.st_mode & (modes.S_IWGRP | modes.S_IWOTH)
+    return modes.S_ISREG(stat.st_mode) and alone and stat.st_size == size
 
 
 def is_directory(stat: Stat) -> bool:

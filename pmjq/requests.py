@@ -6,6 +6,7 @@ take no more, whatever life they have.
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 from pmjq import naming, ready
@@ -40,27 +41,50 @@ class Requests(Tree):
         return f"{self.own}/node/{token}/ask/{what}.{job_id}{more and '.'}{more}"
 
     def asked(self, what: str) -> list[Request]:
-        """Return what this life is asked for about jobs.
+        """Return what this life is asked for about jobs; a file that asks for nothing is removed.
 
-        What is no request is removed: a link has somebody else's inode, who has not asked.
+        Directories stay: to remove what somebody has put into one could take for ever. So does what
+        is empty: it may just be being written.
         """
-        base, found = f"{self.own}/node/{self.token}/ask", []
-        for name in self._list(base)[:MOST_ASKED]:
+        found: list[Request] = []
+        base = f"{self.own}/node/{self.token}/ask"
+        for name in self._list(base):
+            if len(found) >= MOST_ASKED:
+                break
             word, _, rest = name.partition(".")
-            stat = self.disk.stat(f"{base}/{name}")
-            job_id = rest.partition(".")[0]
-            if stat is None:
+            path, job_id = f"{base}/{name}", rest.partition(".")[0]
+            stat = self.disk.stat(path)
+            if stat is None or ready.is_directory(stat):
                 continue
-            if word == what and naming.is_id(job_id) and ready.is_request(stat):
-                found.append(Request(name, job_id, stat.st_uid))
-            elif self.open_to_requests:
-                self.remove(f"{base}/{name}")
+            named = word == what and naming.is_id(job_id)
+            uid = self._asker(path, job_id) if named else None
+            if uid is not None:
+                found.append(Request(name, job_id, uid))
+            elif self.open_to_requests and not (named and ready.is_request(stat, 0)):
+                self.disk.unlink(path)
         return found
 
     def is_asked(self, what: str, job_id: str, owner: int) -> bool:
         """Tell whether this life is asked for something about a job, by somebody who may ask."""
-        stat = self.disk.stat(self.ask_path(self.token, what, job_id))
-        return stat is not None and self.may_ask(stat.st_uid, owner)
+        uid = self._asker(self.ask_path(self.token, what, job_id), job_id)
+        return uid is not None and self.may_ask(uid, owner)
+
+    def _asker(self, path: str, job_id: str) -> int | None:
+        """Return who asks for something about a job by a file, None if nobody does.
+
+        Where everybody may ask it has to tell the job: whoever may write a directory in which
+        somebody else keeps his files can move these to here, but not make them say that.
+        """
+        if not self.open_to_requests:
+            stat = self.disk.stat(path)
+            return None if stat is None else stat.st_uid
+        look, asked = None, asking(job_id)
+        with contextlib.suppress(OSError):
+            # A lease keeps it shut, or it has been moved away.
+            look = self.disk.look(path)
+        if look is None or look.head != asked or not ready.is_request(look.stat, len(asked)):
+            return None
+        return look.stat.st_uid
 
     def may_ask(self, asker: int, owner: int) -> bool:
         """Tell whether a user may ask for something about the jobs of another."""
@@ -89,3 +113,8 @@ class Requests(Tree):
     def drained_by(self, name: str) -> str:
         """Return who had a node drained."""
         return (self.disk.read(self.drain_path(name)) or b"").decode("utf-8", "replace").strip()
+
+
+def asking(job_id: str) -> bytes:
+    """Return what a request about a job says."""
+    return f"{job_id}\n".encode()

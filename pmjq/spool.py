@@ -285,8 +285,8 @@ class Spool(Paperwork, Requests, Letters, Sealed):
     def _write_outcome(self, record: Record) -> None:
         if record.state is State.REJECTED:
             text = f"pmjq: {record.name}: {record.reason}\n"
+            self._begin_private(self.out_path(record), record.uid)
             self.disk.write(self.out_path(record), text.encode())
-            self._keep_private(self.out_path(record), record.uid)
         # The claim has served: its file becomes the record, since making a file costs more than all
         # else here. If only half of that happens, the event tells the rest.
         claim = f"{self._job}/{record.id}/claim.{record.attempt}.json"

@@ -20,6 +20,7 @@ from pmjq import job, naming
 from pmjq.job import Again, Attempt, Spec, Status, Try
 from pmjq.naming import ASKING, HIDDEN, SUBMITTED
 from pmjq.nodes import Pulse
+from pmjq.requests import asking
 from pmjq.state import State
 from pmjq.submission import mark, refusal, unique
 
@@ -275,7 +276,7 @@ class Steering:
             # Whoever that is will not be heard.
             path = spool.ask_path(seen.token, "cancel", seen.id, mark())
         try:
-            spool.disk.create([(path, b"", 0o644)])
+            spool.disk.create([(path, asking(seen.id), 0o644)])
         except FileExistsError:
             if not gone:
                 return _answer(seen, f"node {seen.node} has been asked already", done=True)

@@ -104,8 +104,8 @@ class Tree:
         """
         hidden = hidden_name(path)
         try:
+            self._begin_private(hidden, uid)
             self.disk.write(hidden, data)
-            self._keep_private(hidden, uid)
             self.disk.sync(hidden)
             self.disk.rename(hidden, path)
         except OSError:
@@ -116,6 +116,16 @@ class Tree:
     def _keep_private(self, path: str, uid: int) -> None:
         """Have only its owner see what is told of a job, where that is asked for."""
         if self.private:
+            self.disk.grant(path, uid)
+
+    def _begin_private(self, path: str, uid: int) -> None:
+        """Make a file that is private before there is anything to be read in it.
+
+        Whoever has it open by then reads what is written later.
+        """
+        if self.private:
+            self.disk.unlink(path)
+            self.disk.create([(path, b"", 0o600)])
             self.disk.grant(path, uid)
 
     def make(self, path: str) -> None:

@@ -1,9 +1,12 @@
-"""Trees as jobs leave them: emptied and copied, whatever their depth and their modes.
+"""Trees as jobs leave them: looked through, emptied and copied, whatever their depth and modes.
 
 A job may nest directories deeper than Python calls functions, than a path may be long, and than a
 process may have files open. So a walk holds one descriptor, that of the directory in which it is.
 It goes down by name, never through a link and never onto another file system, which may be
 mounted there and be anybody's. It goes up by ``..``, where it must find what it came from.
+
+Whoever owns a tree may change it meanwhile, and put what is another's in a place that was looked
+at. So whose a file is, and what it is, tells the descriptor by which it is read.
 
 A directory that is this user's own and shut to him is opened first; where the tree is to stay, it
 has its mode again as soon as the walk has left it.
@@ -16,6 +19,7 @@ import errno
 import os
 import stat as modes
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -61,6 +65,27 @@ def empty(path: str) -> None:
         raise refused[0]
 
 
+def below(path: str, most: int) -> Iterator[tuple[str, os.stat_result]]:
+    """Return names and lstats of what is below a directory, of each one in it so many at most.
+
+    What this user may not look into, is gone or is moved away meanwhile is left out.
+    """
+    with contextlib.suppress(OSError), _Walk(path, 0, most=most) as walk:
+        while True:
+            level = walk.levels[-1]
+            if level.rest:
+                name, is_directory = level.rest.pop()
+                with contextlib.suppress(OSError):
+                    stat = os.stat(name, dir_fd=walk.fd, follow_symlinks=False)
+                    yield "/".join([*(one.name for one in walk.levels[1:]), name]), stat
+                    if is_directory:
+                        walk.down(name)
+            elif len(walk.levels) > 1:
+                os.close(walk.up())
+            else:
+                return
+
+
 def copy_tree(source: str, target: str) -> None:
     """Copy a directory to a name that is free, durably, with modes, times and owners.
 
@@ -98,11 +123,14 @@ def copy_entry(
         os.symlink(os.readlink(source, dir_fd=here), target, dir_fd=there)
         _keep_owner(target, stat, there)
     elif modes.S_ISREG(stat.st_mode):
-        with _closed(_readable(source, here)) as read:
+        fd, found = _readable(source, here)
+        with _closed(fd) as read:
+            if not modes.S_ISREG(found.st_mode):
+                raise OSError(errno.ESTALE, "was replaced while it was copied", source)
             made = os.open(target, _MADE, modes.S_IRUSR | modes.S_IWUSR, dir_fd=there)
             with _closed(made) as written:
                 _copy_data(read, written)
-                _finish(read, written, stat)
+                _finish(read, written, found)
     else:
         os.mknod(target, stat.st_mode, stat.st_rdev, dir_fd=there)
         _keep_owner(target, stat, there)
@@ -122,15 +150,18 @@ class _Level:
 class _Walk:
     """Where a walk is, and the way by which it came."""
 
-    def __init__(self, path: str, needs: int, *, stays: bool = False) -> None:
+    def __init__(
+        self, path: str, needs: int, *, stays: bool = False, most: int | None = None
+    ) -> None:
         """Begin in a directory.
 
         ``needs``: the rights of the owner that are given where they lack. ``stays``: and taken
-        again.
+        again. ``most``: of how much in each directory is taken note.
         """
         self.path = path
         self.needs = needs
         self.stays = stays
+        self.most = most
         self.levels: list[_Level] = []
         self.fd = self._enter(path, None)
 
@@ -189,7 +220,8 @@ class _Walk:
                 with contextlib.suppress(PermissionError):
                     os.fchmod(fd, modes.S_IMODE(before.st_mode) | self.needs)
             with os.scandir(fd) as found:
-                rest = [(each.name, each.is_dir(follow_symlinks=False)) for each in found]
+                some = islice(found, self.most)
+                rest = [(each.name, each.is_dir(follow_symlinks=False)) for each in some]
         except BaseException:
             os.close(fd)
             raise
@@ -246,13 +278,13 @@ def _opened(name: str, above: int | None, flags: int, needs: int) -> tuple[int, 
     return fd, os.fstat(fd)
 
 
-def _readable(name: str, above: int | None) -> int:
-    """Open a file for reading, and leave it with the mode that it had."""
+def _readable(name: str, above: int | None) -> tuple[int, os.stat_result]:
+    """Open a file for reading, and leave it with the mode that it had; return what it was, too."""
     fd, before = _opened(name, above, _FILE, modes.S_IRUSR)
     if _lacks(before, modes.S_IRUSR):
         with contextlib.suppress(OSError):
             os.fchmod(fd, modes.S_IMODE(before.st_mode))
-    return fd
+    return fd, before
 
 
 def _copy_data(source: int, target: int) -> None:

@@ -1179,7 +1179,7 @@ class FakeProcesses:
     def age(self, start: int) -> float:
         return self.world.age(self.world.running[start // 100])
 
-    def adopt(self, key: Key, pid: int, start: int) -> bool:
+    def adopt(self, key: Key, pid: int, start: int, uid: int = 0) -> bool:
         if pid not in self.world.running or start != pid * 100:
             return False
         if self.keeper is None:
@@ -1193,7 +1193,7 @@ class FakeProcesses:
             return key in self.kept
         return self.world.alive(pid, start)
 
-    def find(self, job_id: str) -> tuple[int, int] | None:
+    def find(self, job_id: str, uid: int = 0) -> tuple[int, int] | None:
         found = [pid for pid, each in self.world.running.items() if each.key[0] == job_id]
         return (min(found), min(found) * 100) if found else None
 
