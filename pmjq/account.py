@@ -139,9 +139,13 @@ class Owners:
         user = self.user(stat.st_uid)
         if user is None:
             return owners.unknown(stat.st_uid)
-        return self.policy.refusal(user) or owners.exposed(
+        reason = self.policy.refusal(user) or owners.exposed(
             stat, user, listed=listed, grouped=grouped
         )
+        if not reason and user.uid and user.uid not in self._logins:
+            # It will be asked for.
+            self._look_up(user.uid)
+        return reason
 
     def user(self, uid: int) -> User | None:
         """Return who a number is, None if nobody is known by it; remembered for a while."""
@@ -172,14 +176,19 @@ class Owners:
         before holds, and BlockingIOError tells that nothing is known yet.
         """
         until, login = self._logins.get(uid, (0.0, None))
-        if self._now() >= until and uid not in self._asking:
-            self._asking.add(uid)
-            threading.Thread(target=self._ask, args=(uid,), name="login", daemon=True).start()
+        if self._now() >= until:
+            self._look_up(uid)
         if login is None:
             raise BlockingIOError(f"a session for {owner_name(uid)} is being opened")
         if isinstance(login, str):
             raise PermissionError(login)
         return login
+
+    def _look_up(self, uid: int) -> None:
+        """Find out what a login gives a user, beside the turns."""
+        if uid not in self._asking:
+            self._asking.add(uid)
+            threading.Thread(target=self._ask, args=(uid,), name="login", daemon=True).start()
 
     def _ask(self, uid: int) -> None:
         try:
