@@ -404,12 +404,12 @@ class Disk:
         ``last``: the path of what was renamed into it last. Of a drop box that nobody lists that is
         synced once more: on journalling file systems its new name is durable with it.
         """
-        try:
+        if self.readable(path):
             self.sync(path)
-        except PermissionError:
-            # A node may have claimed it.
-            with contextlib.suppress(OSError):
-                self.sync(last)
+            return
+        # A node may have claimed it.
+        with contextlib.suppress(FileNotFoundError):
+            self.sync(last)
 
     def chmod(self, path: str, mode: int) -> None:
         """Set the mode of a file or a directory; a link is not followed, and has none."""

@@ -324,6 +324,9 @@ class MemDisk(Disk):
         inode.synced = inode.data
         self._commit(inode.device)
 
+    def readable(self, path: str) -> bool:
+        return self.stat(path) is not None and path not in self.denied
+
     def writable(self, path: str) -> bool:
         stat = self.stat(path)
         return stat is not None and modes.S_ISDIR(stat.st_mode) and path not in self.denied
@@ -778,6 +781,9 @@ class Faulty(Disk):
             path,
             half=half,
         )
+
+    def readable(self, path: str) -> bool:
+        return self.disk.readable(path)
 
     def writable(self, path: str) -> bool:
         return self._do("writable", lambda: self.disk.writable(path), path)

@@ -335,5 +335,5 @@ def test_what_is_left_alone_is_shown_with_its_reason(tmp_path: Path) -> None:
         assert "directory" in left
         assert not left & {"held", ".hidden"}
         if ROOT:
-            assert "another owner's file" in aside["theirs"]
+            assert "user nobody is no person's" in aside["theirs"]
             assert theirs.exists()

@@ -329,7 +329,7 @@ def test_not_permitted() -> None:
     )
     with public_directory() as base:
         still = Still(base / "spool")
-        still.ended("x")
+        still.ended("x", uid=65534)
         assert as_nobody(code, still.root).split() == ["NotPermittedError"] * 3
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def test_shares_of_three_owners(nodes: tuple[Box, Live], people: People) -> None
     assert uneven < SHORTEST
 
 
-def _spreads(text: str, names: list[str]) -> tuple[Counter[int], float, int]:
+def _spreads(text: str, names: list[str]) -> tuple[dict[int, float], float, int]:
     """Return for how many seconds the shares were how far apart, while all had work.
 
     And for how long in a row by more than one job, and how many were started in that time, which
@@ -91,7 +91,7 @@ def _spreads(text: str, names: list[str]) -> tuple[Counter[int], float, int]:
         (float(at), what, name) for what, name, at in (line.split() for line in text.splitlines())
     )
     left, running = Counter(dict.fromkeys(names, EACH)), Counter(dict.fromkeys(names, 0))
-    spreads: Counter[int] = Counter()
+    spreads: dict[int, float] = defaultdict(float)
     started, begun, uneven, longest = 0, False, 0.0, 0.0
     for (at, what, name), (until, _, _) in itertools.pairwise(events):
         running[name] += 1 if what == "began" else -1
