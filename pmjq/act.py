@@ -155,12 +155,18 @@ class Act:
         started: list[Attempt] = []
         orders: list[Order] = []
         for attempt in attempts:
+            claimed = self.desk.claimed.get(attempt.id)
+            found = claimed is not None and claimed.since is None
+            back = self.claims.overtaken(attempt) if found else None
             try:
-                if not self._sealed(attempt):
+                if back is None and not self._sealed(attempt):
                     continue
-                person = self._person(attempt)
+                person = self._person(attempt) if back is None else None
             except (PermissionError, BlockingIOError) as error:
-                self.desk.returning[attempt.id] = Return(attempt, str(error))
+                back = Return(attempt, str(error))
+            if back is not None:
+                self.desk.drop(attempt.id)
+                self.desk.returning[attempt.id] = back
                 continue
             started.append(attempt)
             orders.append(self._order(attempt, person))

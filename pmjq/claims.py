@@ -209,6 +209,27 @@ class Claims:
         self.desk.back.add(name)
         return found
 
+    def overtaken(self, attempt: Attempt) -> Return | None:
+        """Return how a claim that was found goes back, if its job has been tried meanwhile.
+
+        Its life died between the claim and the look at what is remembered of the job.
+        """
+        if not retries.may_come_back(attempt.spec):
+            return None
+        spool, name = self.outside.spool, naming.real_name(attempt.name, attempt.name_hex)
+        stat = spool.claimed_stat(attempt)
+        if stat is None or name not in spool.again_names():
+            return None
+        try:
+            again = spool.again(name, stat)
+        except OSError:
+            # Torn: nothing is known of it but the claim.
+            return None
+        known = (attempt.attempt, attempt.tries, attempt.earlier)
+        if again is None or (again.attempt, again.tries, again.earlier) == known:
+            return None
+        return Return(attempt, "has been tried meanwhile", again=again)
+
     def _unclaimed(
         self, candidate: Candidate, attempt: Attempt, error: OSError, *, others: bool
     ) -> None:

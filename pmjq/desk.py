@@ -464,7 +464,9 @@ class Desk:
         who = self.asked.get(attempt.id) if told else None
         if who is not None:
             reason = plan.cancelled(who)
-            self.over[attempt.id] = replace(over, state=State.CANCELLED, reason=reason)
+            # Nothing of it is left, whatever its status says of its start.
+            cancelled = replace(over, state=State.CANCELLED, reason=reason, sure=True)
+            self.over[attempt.id] = cancelled
         elif told and attempt.spec.restartable and not limit and over.state is not State.DONE:
             self.returning[attempt.id] = Return(attempt, told, stopped=True, status=status)
         else:

@@ -357,7 +357,10 @@ class Spool(Paperwork, Requests, Letters, Sealed):
         self.disk.unlink(f"{base}/beat")
         taken: list[str] = []
         for _ in range(BURIALS):
-            taken += [name for name in self._list(f"{base}/run") if self.take_over(token, name)]
+            for name in self._list(f"{base}/run"):
+                self._keep_from_starting(token, name)
+                if self.take_over(token, name):
+                    taken.append(name)
             if self.disk.rmdir(f"{base}/run"):
                 break
         else:
@@ -377,6 +380,19 @@ class Spool(Paperwork, Requests, Letters, Sealed):
         if not self.disk.rmdir(base) and self.disk.stat(f"{base}/run") is not None:
             raise OSError(errno.ENOTEMPTY, "jobs are still in it", f"{base}/run")
         return taken
+
+    def _keep_from_starting(self, token: str, job_id: str) -> None:
+        """Have an order of a dead life come too late that is still under way to another keeper.
+
+        Of a job that is to run again: it would run beside itself. Of the lives of this boot the
+        keepers are heard.
+        """
+        if node.origin(token) == node.origin(self.token):
+            return
+        attempt = self.attempt(job_id)
+        if attempt is not None and attempt.spec.restartable:
+            with contextlib.suppress(OSError):
+                self.void(attempt)
 
     def withdraw(self, record: Record) -> bool:
         """Move a queued job that is cancelled to ``ended/``; its record is there already.

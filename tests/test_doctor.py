@@ -305,7 +305,7 @@ def public() -> Iterator[Path]:
 def as_another_user(path: Path) -> subprocess.CompletedProcess[str]:
     """Examine a spool as somebody whom file modes bind, with the modules read beforehand."""
     code = (
-        "import os, shutil, sys, pmjq.disk, pmjq.doctor, pmjq.render, pmjq.verbs\n"
+        "import os, shutil, sys, pmjq.account, pmjq.disk, pmjq.doctor, pmjq.render, pmjq.verbs\n"
         "from pmjq.cli import main\n"
         f"if os.getuid() == 0: os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
         "sys.exit(main(['doctor', *sys.argv[1:]]))"

@@ -405,7 +405,7 @@ def test_jobs_that_failed_leave_room_for_others(desk: Desk) -> None:
     due = desk.due(*bad, *good[::-1])
     assert len(due) == MOST_AT_ONCE
     assert due[:-MOST_AGAIN] == tuple(good[::-1][: MOST_AT_ONCE - MOST_AGAIN])
-    assert set(due[-MOST_AGAIN:]) < set(bad)
+    assert {one.id for one in due[-MOST_AGAIN:]} < {one.id for one in bad}
 
 
 def test_jobs_that_do_not_fit_are_not_copied_one_after_the_other(desk: Desk) -> None:
