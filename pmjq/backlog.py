@@ -217,11 +217,12 @@ class Backlog:
                 self._taken[name] = self._queued.pop(name)
         return head
 
-    def put_back(self, name: str) -> None:
-        """Return a name that was taken to its place in the queue."""
+    def put_back(self, name: str) -> bool:
+        """Return a name that was taken to its place in the queue; False if it was put aside."""
         appeared = self._taken.pop(name, None)
         if appeared is not None:
             self._enqueue(name, appeared)
+        return appeared is not None
 
     def due(self, now: float) -> list[str]:
         """Return the names whose next look has come, each once."""

@@ -253,6 +253,12 @@ def _users(_: click.Context, last: str) -> Iterator[Found]:
     return map(Found, few({one.pw_name for one in pwd.getpwall() if one.pw_name.startswith(last)}))
 
 
+def _groups(_: click.Context, last: str) -> Iterator[Found]:
+    import grp
+
+    return map(Found, few({one.gr_name for one in grp.getgrall() if one.gr_name.startswith(last)}))
+
+
 def _listed(find: Find) -> Find:
     """Return what finds the last of several values with commas between them."""
 
@@ -318,6 +324,7 @@ WANTED: dict[str, Find] = {
     "[--] CMD ARG... | SCRIPT | -": _programs,
     "STATE": _states,
     "USER": _users,
+    "GROUP": _groups,
     "USER|GROUP|ANY": _users,
     "NAME[=VALUE]": _variables,
     "N|all": _words("all"),

@@ -96,6 +96,7 @@ class Desk:
         self.departed: dict[str, tuple[int, float]] = {}
         self.unseen = 0
         self.hesitates = False
+        self.unsearched = False
         self.polled = 0.0
         self.outage = ""
         self.strays: dict[str, Run] = {}
@@ -502,6 +503,8 @@ class Desk:
             times.append(now + SOON)
         if self.hesitates:
             times.append(now + HESITATION)
+        if self.unsearched:
+            times.append(now)
         room_kept = self.packing.next(now)
         if room_kept is not None:
             times.append(room_kept)

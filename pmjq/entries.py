@@ -139,6 +139,7 @@ class Entries:
     def candidates(self, wanted: int, now: float) -> list[Candidate]:
         """Return entries to claim: those that can never be run, and the head of the queue."""
         desk, backlog = self.desk, self.desk.backlog
+        desk.unsearched = False
         if desk.intent is not Intent.RUN or now < self.outside.pauses.until("claim"):
             return []
         if self.outside.silent() >= CLAIMING * self.outside.settings.lease:
@@ -150,12 +151,15 @@ class Entries:
                 found.append(Candidate(name, stat, Refusal(reason)))
         self._examination.begin(now)
         taken: list[str] = []
+        wanted += len(found)
         try:
-            self._take(found, taken, wanted, now)
+            self._take(found, taken, wanted - len(found), now)
         finally:
             # Whatever came of it: what is neither put aside nor gone has its place again.
-            for name in taken:
-                backlog.put_back(name)
+            left = sum(backlog.put_back(name) for name in taken)
+        # Of what is put aside for a moment there may be more than is looked through at once: behind
+        # it there are others, who must not wait until it is looked at again.
+        desk.unsearched = len(found) < wanted and left < len(taken) and left < len(backlog)
         return found
 
     def _take(self, found: list[Candidate], taken: list[str], wanted: int, now: float) -> None:

@@ -7,6 +7,7 @@ the configuration that setup wrote. What people do is done by processes of their
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pwd
 import shlex
@@ -30,6 +31,16 @@ UNIT = CONTRIB / "systemd" / "pmjq-dropbox@.service"
 PAM = Path("/etc/pam.d/pmjq")
 CONFIGURATIONS = Path("/etc/pmjq")
 LIMITS = Path("/etc/security/limits.d")
+
+READS = """
+import os, sys
+for path in sys.argv[1:]:
+    try:
+        os.listdir(path) if os.path.isdir(path) else open(path, "rb").read()
+        print(path)
+    except OSError:
+        pass
+"""
 
 FILES = 777
 """A limit of open files that nobody has by chance."""
@@ -73,9 +84,10 @@ class Person:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def reads(self, path: Path) -> bool:
-        """Tell whether this person can read a file, or list a directory."""
-        return self.run("ls" if path.is_dir() else "cat", path).returncode == 0
+    def readable(self, *paths: Path) -> list[Path]:
+        """Return which of some files and directories this person can read."""
+        said = self.python(READS, *paths).splitlines()
+        return [path for path in paths if str(path) in said]
 
     def write(self, path: Path, text: str, mode: int = 0o755) -> Path:
         """Put a file of this person's somewhere, where root can."""
@@ -87,7 +99,7 @@ class Person:
 
 @dataclass(frozen=True)
 class People:
-    """Somebody who is attacked, somebody who attacks, and a third; ``left`` has left."""
+    """Somebody who is attacked, somebody who attacks, and a third."""
 
     ann: Person
     eve: Person
@@ -182,6 +194,7 @@ class Box(Live):
         self.conf = CONFIGURATIONS / f"{self.name}.conf"
         self.stack = contextlib.ExitStack()
         self.stack.callback(shutil.rmtree, root)
+        self.stack.callback(shutil.copy, root / "daemon.log", "/tmp/hd/daemon.log") if os.environ.get("HDKEEP") else None
         self.stack.enter_context(kept(self.conf))
         self.far = archive
         archive = archive or root / "archive"
@@ -255,8 +268,6 @@ class Box(Live):
     def reason(self, person: Person, name: str) -> str:
         """Return why an entry does not run, as a list tells somebody; empty if it tells nothing."""
         for line in self.ask(person, "list", "--json").stdout.splitlines():
-            import json
-
             told = json.loads(line)
             if told["name"] == name:
                 return str(told["reason"])

@@ -1,28 +1,21 @@
-"""A drop box: everybody's jobs, each run as its owner by root's daemon. Real users, real tricks.
+"""A drop box: everybody's jobs, each run as its owner by root's daemon. Real users.
 
-``test_trick_*`` are what somebody tries who wants something run as another, or to read or stop what
-is another's: each by processes of his, in a loop. What succeeds leaves a trace. The last test says
-how often each was tried.
+What somebody tries who wants something run as another is in ``test_tricks.py``.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import resource
 import shutil
 import signal
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from conftest import Say
 from lab import dropbox
-from lab.dropbox import FILES, LIMITS, PAM, Box, People, Person, kept
+from lab.dropbox import FILES, PAM, Box, People, Person, kept
 from live import eventually
 from pmjq.state import State
 
@@ -30,38 +23,6 @@ pytestmark = pytest.mark.lab
 
 UMASK = 0o022
 SECRET = "the secret of ann"
-
-
-@pytest.fixture(scope="module")
-def people() -> Iterator[People]:
-    """Return three users of this machine; one of them has a limit of his own."""
-    dropbox.needs()
-    with dropbox.people() as made, kept(PAM), kept(LIMITS / f"{made.ann.name}.conf"):
-        limit = f"{made.ann.name} - nofile {FILES}\n"
-        (LIMITS / f"{made.ann.name}.conf").write_text(limit, encoding="utf-8")
-        yield made
-
-
-@pytest.fixture(scope="module")
-def near(people: People) -> Iterator[Box]:
-    """Return a drop box that is served, with its archive on the same file system."""
-    with Box(None) as box:
-        yield box
-
-
-@pytest.fixture(scope="module")
-def far(people: People) -> Iterator[Box]:
-    """Return the same with its archive on another file system."""
-    memory = Path("/dev/shm")
-    if memory.stat().st_dev == os.stat("/tmp").st_dev:
-        pytest.skip("no second file system here")
-    above = Path(tempfile.mkdtemp(dir=memory, prefix="pmjq-box-"))
-    above.chmod(0o755)
-    try:
-        with Box(above / "archive") as box:
-            yield box
-    finally:
-        shutil.rmtree(above)
 
 
 # -- what setup makes
@@ -301,8 +262,8 @@ def test_private(where: str, people: People, request: pytest.FixtureRequest) -> 
     secret = [papers / "work/left", *papers.glob("out.*"), *papers.glob("claim.*"), papers]
     secret += [papers / "work", *papers.glob("status.*")]
     eventually(lambda: (papers / "work/left").exists())
-    assert [path for path in secret if eve.reads(path)] == []
-    assert [path for path in secret if not ann.reads(path)] == []
+    assert eve.readable(*secret) == []
+    assert ann.readable(*secret) == secret
     (seen,) = [
         told
         for told in map(json.loads, box.ask(ann, "list", "--json").stdout.splitlines())
@@ -318,8 +279,8 @@ def test_private(where: str, people: People, request: pytest.FixtureRequest) -> 
     assert waiting.communicate(timeout=60) and waiting.returncode == 0
     paths = _results(box, name)
     assert [path for path in paths if not path.exists()] == []
-    assert [path for path in paths if eve.reads(path)] == []
-    assert [path for path in paths if not ann.reads(path)] == []
+    assert eve.readable(*paths) == []
+    assert ann.readable(*paths) == paths
     assert box.ask(ann, "logs", name).stdout == f"{SECRET}\n"
     assert filed.record.id in box.ask(ann, "history", "--json").stdout
     shown = box.ask(ann, "show", "--json", name)
@@ -335,7 +296,7 @@ def test_results_of_all(people: People) -> None:
     with Box(None, "--options", "--results all") as box:
         box.put(people.ann, "open", "echo open; echo open >left\n")
         paths = _results(box, "open")
-        assert [path for path in paths if not people.eve.reads(path)] == []
+        assert people.eve.readable(*paths) == paths
         assert box.ask(people.eve, "logs", "open").stdout == "open\n"
 
 
@@ -344,7 +305,7 @@ def test_unlisted(people: People) -> None:
     ann, eve, _ = people.all()
     with Box(None, "--unlisted") as box:
         assert box.spool.stat().st_mode & 0o7777 == 0o1733
-        assert not eve.reads(box.spool)
+        assert eve.readable(box.spool) == []
         held = box.put(ann, "held", "true\n", 0o644)
         assert "held" not in box.ask(eve, "list").stdout
         assert box.ask(ann, "release", "held").returncode == 0
@@ -364,7 +325,7 @@ def test_root_s_own_job_is_as_private(people: People) -> None:
         box.drop("roots", f"id -u; echo {SECRET} >left\n")
         filed = box.ended("roots")
         assert (filed.text, filed.record.uid) == ("0\n", 0)
-        assert [path for path in _results(box, "roots") if people.eve.reads(path)] == []
+        assert people.eve.readable(*_results(box, "roots")) == []
 
 
 # -- whose to steer
