@@ -504,7 +504,7 @@ class Desk:
         if self.hesitates:
             times.append(now + HESITATION)
         if self.unsearched:
-            times.append(now)
+            times.append(now + SOON)
         room_kept = self.packing.next(now)
         if room_kept is not None:
             times.append(room_kept)

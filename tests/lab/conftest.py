@@ -67,7 +67,7 @@ def people() -> Iterator[People]:
 @pytest.fixture(scope="module")
 def near(people: People) -> Iterator[Box]:
     """Return a drop box that is served, with its archive on the same file system."""
-    with Box(None) as box:
+    with Box(None, "--options", "-j 8") as box:
         yield box
 
 
@@ -80,7 +80,7 @@ def far(people: People) -> Iterator[Box]:
     above = Path(tempfile.mkdtemp(dir=memory, prefix="pmjq-box-"))
     above.chmod(0o755)
     try:
-        with Box(above / "archive") as box:
+        with Box(above / "archive", "--options", "-j 8") as box:
             yield box
     finally:
         shutil.rmtree(above)
