@@ -81,6 +81,7 @@ def fork(
         raise
     if pid:
         os.close(tell)
+        os.set_blocking(told, False)
         return pid, told
     number = errno.EIO
     try:
@@ -101,12 +102,17 @@ def fork(
         os._exit(FAILED)
 
 
-def reason(told: int) -> int:
-    """Return the errno that a child has told, 0 if it has become the job; close the pipe."""
+def reason(told: int) -> int | None:
+    """Return the errno that a child has told, 0 if it has become the job; close the pipe.
+
+    None: it is neither the one nor the other yet.
+    """
     try:
-        return int(os.read(told, 16) or b"0")
-    finally:
-        os.close(told)
+        number = int(os.read(told, 16) or b"0")
+    except BlockingIOError:
+        return None
+    os.close(told)
+    return number
 
 
 def _open(out: str, terms: Terms) -> None:

@@ -119,9 +119,10 @@ class Keeper:
             for fd, happened in self.poll.poll(self.pause()):
                 if fd == self.woken:
                     os.read(self.woken, 4096)
-                elif fd != self.fd:
+                elif fd in self.becoming:
                     self.hear(fd)
-                elif happened & ~select.POLLOUT:
+                elif fd == self.fd and happened & ~select.POLLOUT:
+                    # By this a child may be heard whose turn would come below.
                     self.obey()
             self.reap()
             self.try_again()
@@ -228,9 +229,12 @@ class Keeper:
 
     def hear(self, told: int) -> None:
         """Hear whether a child has become its job."""
+        number = becoming.reason(told)
+        if number is None:
+            # It has the number of one that was heard meanwhile.
+            return
         pid, order, flags, tries = self.becoming.pop(told)
         self.poll.unregister(told)
-        number = becoming.reason(told)
         if number:
             self.jobs.pop(pid, None)
             self.not_begun(order, number, flags, tries)

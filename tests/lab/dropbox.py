@@ -194,9 +194,6 @@ class Box(Live):
         self.conf = CONFIGURATIONS / f"{self.name}.conf"
         self.stack = contextlib.ExitStack()
         self.stack.callback(shutil.rmtree, root)
-        self.stack.callback(
-            shutil.copy, root / "daemon.log", "/tmp/hd/daemon.log"
-        ) if os.environ.get("HDKEEP") else None
         self.stack.enter_context(kept(self.conf))
         self.far = archive
         archive = archive or root / "archive"

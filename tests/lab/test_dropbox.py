@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,9 +49,11 @@ def test_setup_refuses_what_is_another_s(what: str, people: People, tmp_path: Pa
     path = {"spool": spool, "archive": archive, ".pmjq": spool / ".pmjq"}[what]
     path.mkdir(parents=True)
     os.chown(path, people.eve.uid, people.eve.gid)
-    command = [dropbox.CONTRIB / "dropbox/setup", "--name", tmp_path.name, spool, archive]
+    command = [str(dropbox.CONTRIB / "dropbox/setup"), "--name", tmp_path.name]
     with kept(dropbox.CONFIGURATIONS / f"{tmp_path.name}.conf"):
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        done = subprocess.run(
+            [*command, str(spool), str(archive)], check=False, capture_output=True, text=True
+        )
     assert (done.returncode, f"belongs to {people.eve.name}" in done.stderr) == (1, True)
     assert path.stat().st_uid == people.eve.uid
 
@@ -71,7 +74,7 @@ print(json.dumps({
 
 
 def test_job_is_its_owner(near: Box, people: People) -> None:
-    """User, group, groups, variables, umask and limits are those of a login, and root's are gone."""
+    """User, groups, variables, umask and limits are those of a login; nothing is left of root's."""
     group = f"g-{os.getpid()}"
     subprocess.run(["groupadd", group], check=True)
     try:
@@ -261,7 +264,7 @@ def test_private(where: str, people: People, request: pytest.FixtureRequest) -> 
     papers = box.runs_now(ann, name, f"echo {SECRET}; echo {SECRET} >left\n{gate.wait}true\n")
     secret = [papers / "work/left", *papers.glob("out.*"), *papers.glob("claim.*"), papers]
     secret += [papers / "work", *papers.glob("status.*")]
-    eventually(lambda: (papers / "work/left").exists())
+    eventually((papers / "work/left").exists)
     assert eve.readable(*secret) == []
     assert ann.readable(*secret) == secret
     (seen,) = [
@@ -276,7 +279,8 @@ def test_private(where: str, people: People, request: pytest.FixtureRequest) -> 
     waiting = ann.popen(box.pmjq, "wait", "-s", box.spool, name)
     gate.open()
     filed = box.ended(name)
-    assert waiting.communicate(timeout=60) and waiting.returncode == 0
+    waiting.communicate(timeout=60)
+    assert waiting.returncode == 0
     paths = _results(box, name)
     assert [path for path in paths if not path.exists()] == []
     assert eve.readable(*paths) == []
@@ -332,7 +336,7 @@ def test_root_s_own_job_is_as_private(people: People) -> None:
 
 
 def test_steering(near: Box, people: People) -> None:
-    """One cancels, holds, releases and tries again what is one's own, and root what is anybody's."""
+    """One cancels, holds, releases and tries again what is one's own; root, anybody's."""
     ann, eve, _ = people.all()
     near.put(ann, "queued", "#!/bin/sh\n#PMJQ not-before=2099-01-01T00:00Z\ntrue\n")
     near.runs_now(ann, "running")
@@ -349,7 +353,7 @@ def test_steering(near: Box, people: People) -> None:
     assert near.ask(ann, "release", "queued").returncode == 0
     assert near.ask(ann, "cancel", "queued").returncode == 0
     assert not (near.spool / "queued").exists()
-    assert near.alive() and os.kill(near.pid_of("running"), 0) is None
+    assert _runs(near.pid_of("running"))
     assert near.ask(ann, "cancel", "running").returncode == 0
     record = near.ended("running").record
     assert (record.state, record.reason) == (State.CANCELLED, f"cancelled by {ann.name}")
@@ -373,9 +377,7 @@ def test_restart(people: People) -> None:
                 name = f"{person.name}-{number}"
                 listed = box.side / f"tree.{name}"
                 box.runs_now(person, name, TREE.format(listed))
-                eventually(
-                    lambda path=listed: path.exists() and len(path.read_bytes().split()) == 2
-                )  # type: ignore[misc]
+                eventually(partial(_lists_two, listed))
                 pids[name] = box.pid_of(name)
         assert box.stop() == 0
         box.start()
@@ -385,14 +387,22 @@ def test_restart(people: People) -> None:
             name = f"{person.name}-1"
             assert box.ask(person, "cancel", name).returncode == 0
             assert box.ended(name).record.reason == f"cancelled by {person.name}"
-            tree = map(int, (box.side / f"tree.{name}").read_text("utf-8").split())
-            eventually(lambda tree=[*tree]: not any(map(_runs, tree)))  # type: ignore[misc]
+            tree = [*map(int, (box.side / f"tree.{name}").read_text("utf-8").split())]
+            eventually(partial(_none_runs, tree))
         for person in people.all():
             name = f"{person.name}-2"
             assert _runs(pids[name])
             os.kill(pids[name], signal.SIGKILL)
             record = box.ended(name).record
             assert (record.state, record.signal, record.uid) == (State.FAILED, 9, person.uid)
+
+
+def _lists_two(path: Path) -> bool:
+    return path.exists() and len(path.read_bytes().split()) == 2
+
+
+def _none_runs(pids: list[int]) -> bool:
+    return not any(map(_runs, pids))
 
 
 def _runs(pid: int) -> bool:

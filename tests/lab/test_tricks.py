@@ -155,8 +155,8 @@ for n in range(int(times)):
 def test_hard_links(box: Box, people: People) -> None:
     """Ann's script gets and loses second names in the spool; root makes them for eve."""
     times, script = 4000, victim(box, people)
-    command = [sys.executable, "-I", "-S", "-c", BEGIN + LINKS, box.spool, script]
-    subprocess.run([*command, people.eve.home / "other", str(times)], check=True)
+    command = [sys.executable, "-I", "-S", "-c", BEGIN + LINKS, str(box.spool), str(script)]
+    subprocess.run([*command, str(people.eve.home / "other"), str(times)], check=True)
     served(box, people.eve, "after-links")
     tried("hard links to ann's script, made by root", times, as_others(box, people))
     done = people.eve.run("ln", script, box.spool / "own-hand")
@@ -262,7 +262,7 @@ for turn in range(int(times)):
         mine = papers and (place + "/").startswith(f"{papers}/work/")
         if mine or "/ask" in place or "/work" in place:
             continue
-        for name in ("claim.1.json", "record.1.json", "status.1", "out.1", "work", "x", "executable"):
+        for name in "claim.1.json record.1.json status.1 out.1 work x executable".split():
             path = f"{place}/{name}"
             attempt(path, append, path) if not (papers == place and name == "out.1") else None
             attempt(path, os.mkdir, f"{place}/made")
@@ -384,8 +384,8 @@ def test_forged_requests(box: Box, people: People) -> None:
         ann.write(empty / str(number), "", 0o644)
     said = ann.write(ann.home / "said", f"{job_id}\n", 0o644)
     eve.python(BEGIN + ASKS, ask, job_id, empty, said, str(times))
-    command = [sys.executable, "-I", "-S", "-c", BEGIN + ASK_LINKS, ask, job_id, said, "1000"]
-    subprocess.run(command, check=True)
+    command = [sys.executable, "-I", "-S", "-c", BEGIN + ASK_LINKS, str(ask), job_id, str(said)]
+    subprocess.run([*command, "1000"], check=True)
     served(box, ann, "after-asking")
     ended = len(box.named("wanted"))
     os.kill(box.pid_of("wanted"), 0)
@@ -685,15 +685,13 @@ import fcntl
 spool, ask, times = sys.argv[1:]
 held = []
 for n in range(int(times)):
-    path = f"{spool}/leased{n}"
     write(f"{spool}/.leased", "#!/bin/sh\\n")
-    fd = os.open(f"{spool}/.leased", os.O_RDWR)
-    os.rename(f"{spool}/.leased", path)
-    os.close(fd)
-    fd = os.open(path, os.O_RDONLY)
     with refused:
+        fd = os.open(f"{spool}/.leased", os.O_RDONLY)
+        held.append(fd)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-    held.append(fd)
+    with refused:
+        os.rename(f"{spool}/.leased", f"{spool}/leased{n}")
     with refused:
         os.mkfifo(f"{spool}/fifo{n}", 0o755)
     path = f"{ask}/cancel.00000000-0000-4000-8000-{n:012}"
