@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import grp
 import json
 import os
 import pwd
@@ -205,6 +204,8 @@ def _user(uid: int) -> User | None:
         found = pwd.getpwuid(uid)
     except KeyError:
         return None
+    import grp  # noqa: PLC0415  # of what only root's daemon needs, commands load nothing
+
     names, alone = [], False
     for gid in os.getgrouplist(found.pw_name, found.pw_gid):
         with contextlib.suppress(KeyError):

@@ -128,6 +128,7 @@ def fork(
         raise
     if pid:
         os.close(tell)
+        os.set_blocking(told, False)
         return pid, told
     number = errno.EIO
     try:

@@ -122,9 +122,10 @@ class Keeper:
             for fd, happened in self.poll.poll(self.pause()):
                 if fd == self.woken:
                     os.read(self.woken, 4096)
-                elif fd != self.fd:
+                elif fd in self.becoming:
                     self.hear(fd)
-                elif happened & ~select.POLLOUT:
+                elif fd == self.fd and happened & ~select.POLLOUT:
+                    # By this a child may be heard whose turn would come below.
                     self.obey()
             self.reap()
             self.try_again()

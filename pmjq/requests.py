@@ -7,10 +7,13 @@ take no more, whatever life they have.
 from __future__ import annotations
 
 import contextlib
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pmjq import naming, ready
 from pmjq.tree import Tree
+
+if TYPE_CHECKING:
+    from pmjq.ready import Look
 
 ANYBODY_ASKS = 0o1733
 """The mode of an ``ask/`` in which everybody may make requests, see none and remove his own."""
@@ -44,7 +47,7 @@ class Requests(Tree):
         """Return what this life is asked for about jobs; a file that asks for nothing is removed.
 
         Directories stay: to remove what somebody has put into one could take for ever. So does what
-        is empty: it may just be being written.
+        is empty and may just be being written.
         """
         found: list[Request] = []
         base = f"{self.own}/node/{self.token}/ask"
@@ -57,34 +60,29 @@ class Requests(Tree):
             if stat is None or ready.is_directory(stat):
                 continue
             named = word == what and naming.is_id(job_id)
-            uid = self._asker(path, job_id) if named else None
-            if uid is not None:
-                found.append(Request(name, job_id, uid))
-            elif self.open_to_requests and not (named and ready.is_request(stat, 0)):
+            if not self.open_to_requests:
+                found += [Request(name, job_id, stat.st_uid)] if named else []
+                continue
+            look = self._look(path) if named else None
+            if look is not None and _asks(look, job_id):
+                found.append(Request(name, job_id, look.stat.st_uid))
+            elif look is None or look.head or look.busy is False:
                 self.disk.unlink(path)
         return found
 
+    def _look(self, path: str) -> Look | None:
+        """Open what is in ``ask/``, None if that is not to be had: a lease may keep it shut."""
+        with contextlib.suppress(OSError):
+            return self.disk.look(path)
+        return None
+
     def is_asked(self, what: str, job_id: str, owner: int) -> bool:
         """Tell whether this life is asked for something about a job, by somebody who may ask."""
-        uid = self._asker(self.ask_path(self.token, what, job_id), job_id)
-        return uid is not None and self.may_ask(uid, owner)
-
-    def _asker(self, path: str, job_id: str) -> int | None:
-        """Return who asks for something about a job by a file, None if nobody does.
-
-        Where everybody may ask it has to tell the job: whoever may write a directory in which
-        somebody else keeps his files can move these to here, but not make them say that.
-        """
-        if not self.open_to_requests:
-            stat = self.disk.stat(path)
-            return None if stat is None else stat.st_uid
-        look, asked = None, asking(job_id)
-        with contextlib.suppress(OSError):
-            # A lease keeps it shut, or it has been moved away.
-            look = self.disk.look(path)
-        if look is None or look.head != asked or not ready.is_request(look.stat, len(asked)):
-            return None
-        return look.stat.st_uid
+        if self.open_to_requests:
+            # The usual name may be taken.
+            asked = self.asked(what)
+            return any(one.job_id == job_id and self.may_ask(one.uid, owner) for one in asked)
+        return self.disk.stat(self.ask_path(self.token, what, job_id)) is not None
 
     def may_ask(self, asker: int, owner: int) -> bool:
         """Tell whether a user may ask for something about the jobs of another."""
@@ -116,5 +114,15 @@ class Requests(Tree):
 
 
 def asking(job_id: str) -> bytes:
-    """Return what a request about a job says."""
+    """Return what a request about a job says, where everybody may ask.
+
+    Whoever may write a directory in which somebody else keeps his files can move these to
+    ``ask/``, but not have what he cannot write say that.
+    """
     return f"{job_id}\n".encode()
+
+
+def _asks(look: Look, job_id: str) -> bool:
+    """Tell whether a file is the request of its owner about a job."""
+    asked = asking(job_id)
+    return look.head == asked and ready.is_request(look.stat, len(asked))

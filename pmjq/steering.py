@@ -271,9 +271,8 @@ class Steering:
         if text := self._not_mine(seen):
             return _answer(seen, text)
         path = spool.ask_path(seen.token, "cancel", seen.id)
-        there = spool.disk.stat(path)
-        if there is not None and there.st_uid not in (spool.disk.user(), 0):
-            # Whoever that is will not be heard.
+        if not self._asks(path, seen.id):
+            # Whoever has put that there will not be heard.
             path = spool.ask_path(seen.token, "cancel", seen.id, mark())
         try:
             spool.disk.create([(path, asking(seen.id), 0o644)])
@@ -296,6 +295,19 @@ class Steering:
         with contextlib.suppress(OSError):
             self._nudge()
         return _answer(seen, f"node {seen.node} is asked to end it", done=True)
+
+    def _asks(self, path: str, job_id: str) -> bool:
+        """Tell whether a name is free for a request about a job, or is that of one of this user's.
+
+        What is his need not be a request: somebody may have moved another file of his there.
+        """
+        disk = self._spool.disk
+        there = disk.stat(path)
+        if there is None or there.st_uid == 0:
+            return True
+        with contextlib.suppress(OSError):
+            return there.st_uid == disk.user() and disk.read(path) == asking(job_id)
+        return False
 
     def _nudge(self) -> None:
         """Have daemons on this machine look for requests; others look now and then."""

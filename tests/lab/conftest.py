@@ -1,14 +1,18 @@
-"""What the tests of this directory share: small file systems, mounted and unmounted."""
+"""What the tests of this directory share: small file systems, users, drop boxes."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from lab import dropbox
+from lab.dropbox import FILES, LIMITS, PAM, Box, People, kept
 
 Mount = Callable[[str, str], Path]
 """Makes a file system of a kind and size (as truncate and tmpfs write it) and mounts it."""
@@ -48,3 +52,35 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
             # A process that a test left there must not keep the mount.
             if subprocess.run(["umount", path], check=False, capture_output=True).returncode:
                 subprocess.run(["umount", "-l", path], check=True)
+
+
+@pytest.fixture(scope="module")
+def people() -> Iterator[People]:
+    """Return three users of this machine; one of them has a limit of his own."""
+    dropbox.needs()
+    with dropbox.people() as made, kept(PAM), kept(LIMITS / f"{made.ann.name}.conf"):
+        limit = f"{made.ann.name} - nofile {FILES}\n"
+        (LIMITS / f"{made.ann.name}.conf").write_text(limit, encoding="utf-8")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def near(people: People) -> Iterator[Box]:
+    """Return a drop box that is served, with its archive on the same file system."""
+    with Box(None, "--options", "-j 8") as box:
+        yield box
+
+
+@pytest.fixture(scope="module")
+def far(people: People) -> Iterator[Box]:
+    """Return the same with its archive on another file system."""
+    memory = Path("/dev/shm")
+    if memory.stat().st_dev == os.stat("/tmp").st_dev:
+        pytest.skip("no second file system here")
+    above = Path(tempfile.mkdtemp(dir=memory, prefix="pmjq-box-"))
+    above.chmod(0o755)
+    try:
+        with Box(above / "archive", "--options", "-j 8") as box:
+            yield box
+    finally:
+        shutil.rmtree(above)

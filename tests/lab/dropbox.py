@@ -7,6 +7,7 @@ the configuration that setup wrote. What people do is done by processes of their
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pwd
 import shlex
@@ -30,6 +31,16 @@ UNIT = CONTRIB / "systemd" / "pmjq-dropbox@.service"
 PAM = Path("/etc/pam.d/pmjq")
 CONFIGURATIONS = Path("/etc/pmjq")
 LIMITS = Path("/etc/security/limits.d")
+
+READS = """
+import os, sys
+for path in sys.argv[1:]:
+    try:
+        os.listdir(path) if os.path.isdir(path) else open(path, "rb").read()
+        print(path)
+    except OSError:
+        pass
+"""
 
 FILES = 777
 """A limit of open files that nobody has by chance."""
@@ -73,9 +84,10 @@ class Person:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def reads(self, path: Path) -> bool:
-        """Tell whether this person can read a file, or list a directory."""
-        return self.run("ls" if path.is_dir() else "cat", path).returncode == 0
+    def readable(self, *paths: Path) -> list[Path]:
+        """Return which of some files and directories this person can read."""
+        said = self.python(READS, *paths).splitlines()
+        return [path for path in paths if str(path) in said]
 
     def write(self, path: Path, text: str, mode: int = 0o755) -> Path:
         """Put a file of this person's somewhere, where root can."""
@@ -87,7 +99,7 @@ class Person:
 
 @dataclass(frozen=True)
 class People:
-    """Somebody who is attacked, somebody who attacks, and a third; ``left`` has left."""
+    """Somebody who is attacked, somebody who attacks, and a third."""
 
     ann: Person
     eve: Person
@@ -204,10 +216,9 @@ class Box(Live):
 
     def setup(self, *words: str) -> str:
         """Set it up, once more if it is; return what setup says."""
-        command = [CONTRIB / "dropbox" / "setup", "--name", self.name, "--pmjq", self.pmjq, *words]
-        done = subprocess.run(
-            [*command, self.spool, self.archive], check=False, capture_output=True, text=True
-        )
+        command = [str(CONTRIB / "dropbox/setup"), "--name", self.name, "--pmjq", str(self.pmjq)]
+        command += [*words, str(self.spool), str(self.archive)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -255,8 +266,6 @@ class Box(Live):
     def reason(self, person: Person, name: str) -> str:
         """Return why an entry does not run, as a list tells somebody; empty if it tells nothing."""
         for line in self.ask(person, "list", "--json").stdout.splitlines():
-            import json
-
             told = json.loads(line)
             if told["name"] == name:
                 return str(told["reason"])

@@ -1,8 +1,6 @@
-"""A drop box: everybody's jobs, each run as its owner by root's daemon. Real users, real tricks.
+"""A drop box: everybody's jobs, each run as its owner by root's daemon. Real users.
 
-``test_trick_*`` are what somebody tries who wants something run as another, or to read or stop what
-is another's: each by processes of his, in a loop. What succeeds leaves a trace. The last test says
-how often each was tried.
+What somebody tries who wants something run as another is in ``test_tricks.py``.
 """
 
 from __future__ import annotations
@@ -12,14 +10,13 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from lab import dropbox
-from lab.dropbox import FILES, LIMITS, PAM, Box, People, Person, kept
+from lab.dropbox import FILES, PAM, Box, People, Person, kept
 from live import eventually
 from pmjq.state import State
 
@@ -27,38 +24,6 @@ pytestmark = pytest.mark.lab
 
 UMASK = 0o022
 SECRET = "the secret of ann"
-
-
-@pytest.fixture(scope="module")
-def people() -> Iterator[People]:
-    """Return three users of this machine; one of them has a limit of his own."""
-    dropbox.needs()
-    with dropbox.people() as made, kept(PAM), kept(LIMITS / f"{made.ann.name}.conf"):
-        limit = f"{made.ann.name} - nofile {FILES}\n"
-        (LIMITS / f"{made.ann.name}.conf").write_text(limit, encoding="utf-8")
-        yield made
-
-
-@pytest.fixture(scope="module")
-def near(people: People) -> Iterator[Box]:
-    """Return a drop box that is served, with its archive on the same file system."""
-    with Box(None) as box:
-        yield box
-
-
-@pytest.fixture(scope="module")
-def far(people: People) -> Iterator[Box]:
-    """Return the same with its archive on another file system."""
-    memory = Path("/dev/shm")
-    if memory.stat().st_dev == os.stat("/tmp").st_dev:
-        pytest.skip("no second file system here")
-    above = Path(tempfile.mkdtemp(dir=memory, prefix="pmjq-box-"))
-    above.chmod(0o755)
-    try:
-        with Box(above / "archive") as box:
-            yield box
-    finally:
-        shutil.rmtree(above)
 
 
 # -- what setup makes
@@ -84,9 +49,11 @@ def test_setup_refuses_what_is_another_s(what: str, people: People, tmp_path: Pa
     path = {"spool": spool, "archive": archive, ".pmjq": spool / ".pmjq"}[what]
     path.mkdir(parents=True)
     os.chown(path, people.eve.uid, people.eve.gid)
-    command = [dropbox.CONTRIB / "dropbox/setup", "--name", tmp_path.name, spool, archive]
+    command = [str(dropbox.CONTRIB / "dropbox/setup"), "--name", tmp_path.name]
     with kept(dropbox.CONFIGURATIONS / f"{tmp_path.name}.conf"):
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        done = subprocess.run(
+            [*command, str(spool), str(archive)], check=False, capture_output=True, text=True
+        )
     assert (done.returncode, f"belongs to {people.eve.name}" in done.stderr) == (1, True)
     assert path.stat().st_uid == people.eve.uid
 
@@ -107,7 +74,7 @@ print(json.dumps({
 
 
 def test_job_is_its_owner(near: Box, people: People) -> None:
-    """User, group, groups, variables, umask and limits are those of a login, and root's are gone."""
+    """User, groups, variables, umask and limits are those of a login; nothing is left of root's."""
     group = f"g-{os.getpid()}"
     subprocess.run(["groupadd", group], check=True)
     try:
@@ -297,9 +264,9 @@ def test_private(where: str, people: People, request: pytest.FixtureRequest) -> 
     papers = box.runs_now(ann, name, f"echo {SECRET}; echo {SECRET} >left\n{gate.wait}true\n")
     secret = [papers / "work/left", *papers.glob("out.*"), *papers.glob("claim.*"), papers]
     secret += [papers / "work", *papers.glob("status.*")]
-    eventually(lambda: (papers / "work/left").exists())
-    assert [path for path in secret if eve.reads(path)] == []
-    assert [path for path in secret if not ann.reads(path)] == []
+    eventually((papers / "work/left").exists)
+    assert eve.readable(*secret) == []
+    assert ann.readable(*secret) == secret
     (seen,) = [
         told
         for told in map(json.loads, box.ask(ann, "list", "--json").stdout.splitlines())
@@ -312,11 +279,12 @@ def test_private(where: str, people: People, request: pytest.FixtureRequest) -> 
     waiting = ann.popen(box.pmjq, "wait", "-s", box.spool, name)
     gate.open()
     filed = box.ended(name)
-    assert waiting.communicate(timeout=60) and waiting.returncode == 0
+    waiting.communicate(timeout=60)
+    assert waiting.returncode == 0
     paths = _results(box, name)
     assert [path for path in paths if not path.exists()] == []
-    assert [path for path in paths if eve.reads(path)] == []
-    assert [path for path in paths if not ann.reads(path)] == []
+    assert eve.readable(*paths) == []
+    assert ann.readable(*paths) == paths
     assert box.ask(ann, "logs", name).stdout == f"{SECRET}\n"
     assert filed.record.id in box.ask(ann, "history", "--json").stdout
     shown = box.ask(ann, "show", "--json", name)
@@ -332,7 +300,7 @@ def test_results_of_all(people: People) -> None:
     with Box(None, "--options", "--results all") as box:
         box.put(people.ann, "open", "echo open; echo open >left\n")
         paths = _results(box, "open")
-        assert [path for path in paths if not people.eve.reads(path)] == []
+        assert people.eve.readable(*paths) == paths
         assert box.ask(people.eve, "logs", "open").stdout == "open\n"
 
 
@@ -341,7 +309,7 @@ def test_unlisted(people: People) -> None:
     ann, eve, _ = people.all()
     with Box(None, "--unlisted") as box:
         assert box.spool.stat().st_mode & 0o7777 == 0o1733
-        assert not eve.reads(box.spool)
+        assert eve.readable(box.spool) == []
         held = box.put(ann, "held", "true\n", 0o644)
         assert "held" not in box.ask(eve, "list").stdout
         assert box.ask(ann, "release", "held").returncode == 0
@@ -361,14 +329,14 @@ def test_root_s_own_job_is_as_private(people: People) -> None:
         box.drop("roots", f"id -u; echo {SECRET} >left\n")
         filed = box.ended("roots")
         assert (filed.text, filed.record.uid) == ("0\n", 0)
-        assert [path for path in _results(box, "roots") if people.eve.reads(path)] == []
+        assert people.eve.readable(*_results(box, "roots")) == []
 
 
 # -- whose to steer
 
 
 def test_steering(near: Box, people: People) -> None:
-    """One cancels, holds, releases and tries again what is one's own, and root what is anybody's."""
+    """One cancels, holds, releases and tries again what is one's own; root, anybody's."""
     ann, eve, _ = people.all()
     near.put(ann, "queued", "#!/bin/sh\n#PMJQ not-before=2099-01-01T00:00Z\ntrue\n")
     near.runs_now(ann, "running")
@@ -385,7 +353,7 @@ def test_steering(near: Box, people: People) -> None:
     assert near.ask(ann, "release", "queued").returncode == 0
     assert near.ask(ann, "cancel", "queued").returncode == 0
     assert not (near.spool / "queued").exists()
-    assert near.alive() and os.kill(near.pid_of("running"), 0) is None
+    assert _runs(near.pid_of("running"))
     assert near.ask(ann, "cancel", "running").returncode == 0
     record = near.ended("running").record
     assert (record.state, record.reason) == (State.CANCELLED, f"cancelled by {ann.name}")
@@ -409,9 +377,7 @@ def test_restart(people: People) -> None:
                 name = f"{person.name}-{number}"
                 listed = box.side / f"tree.{name}"
                 box.runs_now(person, name, TREE.format(listed))
-                eventually(
-                    lambda path=listed: path.exists() and len(path.read_bytes().split()) == 2
-                )  # type: ignore[misc]
+                eventually(partial(_lists_two, listed))
                 pids[name] = box.pid_of(name)
         assert box.stop() == 0
         box.start()
@@ -421,14 +387,22 @@ def test_restart(people: People) -> None:
             name = f"{person.name}-1"
             assert box.ask(person, "cancel", name).returncode == 0
             assert box.ended(name).record.reason == f"cancelled by {person.name}"
-            tree = map(int, (box.side / f"tree.{name}").read_text("utf-8").split())
-            eventually(lambda tree=[*tree]: not any(map(_runs, tree)))  # type: ignore[misc]
+            tree = [*map(int, (box.side / f"tree.{name}").read_text("utf-8").split())]
+            eventually(partial(_none_runs, tree))
         for person in people.all():
             name = f"{person.name}-2"
             assert _runs(pids[name])
             os.kill(pids[name], signal.SIGKILL)
             record = box.ended(name).record
             assert (record.state, record.signal, record.uid) == (State.FAILED, 9, person.uid)
+
+
+def _lists_two(path: Path) -> bool:
+    return path.exists() and len(path.read_bytes().split()) == 2
+
+
+def _none_runs(pids: list[int]) -> bool:
+    return not any(map(_runs, pids))
 
 
 def _runs(pid: int) -> bool:
