@@ -257,7 +257,7 @@ def test_daemons_that_stay_away_past_their_lease(tmp_path: Path, say: Say) -> No
     chance = random.Random(SEED)
     for name in names:
         # The line is the last that a job does: who has written it also ends with 0.
-        rest = f"sleep {chance.choice([0, 0, 0, 0, 0.05, 0.05, 0.2, 0.2, 2])}\n"
+        rest = f"sleep {chance.choice([0, 0, 0, 0.05, 0.05, 0.2, 0.2, 2, 3])}\n"
         fleet.stage(name, (RESTARTABLE if name in again else PLAIN) + rest + fleet.append(name))
     with fleet:
         chaos = Chaos(fleet, away=(0.0, 0.5, 1.5, 2.5), pause=0.5)
