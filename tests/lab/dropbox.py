@@ -216,9 +216,12 @@ class Box(Live):
 
     def setup(self, *words: str) -> str:
         """Set it up, once more if it is; return what setup says."""
-        command = [CONTRIB / "dropbox" / "setup", "--name", self.name, "--pmjq", self.pmjq, *words]
+        command = [str(CONTRIB / "dropbox/setup"), "--name", self.name, "--pmjq", str(self.pmjq)]
         done = subprocess.run(
-            [*command, self.spool, self.archive], check=False, capture_output=True, text=True
+            [*command, *words, str(self.spool), str(self.archive)],
+            check=False,
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

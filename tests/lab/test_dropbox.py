@@ -182,6 +182,7 @@ def test_refusals(people: People) -> None:
         if shutil.which("setfacl"):
             listed = box.put(ann, "listed", trace, 0o600)
             subprocess.run(["setfacl", "-m", f"u:{eve.name}:rwx", listed], check=True)
+            assert ann.run("chmod", "u+x", listed).returncode == 0
             _left(box, ann, "listed", "chmod go-w")
         unknown = box.put(ann, "unknown", trace, 0o600)
         os.chown(unknown, 54321, 54321)

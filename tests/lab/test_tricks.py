@@ -681,7 +681,9 @@ def test_variables(box: Box, people: People) -> None:
 # -- keeping the daemon waiting
 
 HANG = """
-import fcntl
+import fcntl, signal
+# That a lease is broken would end it.
+signal.signal(signal.SIGIO, signal.SIG_IGN)
 spool, ask, times = sys.argv[1:]
 held = []
 for n in range(int(times)):
