@@ -336,7 +336,7 @@ def test_what_is_left_alone_is_shown_with_its_reason(tmp_path: Path) -> None:
         assert "directory" in left
         assert not left & {"held", ".hidden"}
         if ROOT:
-            assert "another owner's file" in aside["theirs"]
+            assert "no person's" in aside["theirs"]
             assert theirs.exists()
 
 
@@ -347,7 +347,6 @@ def test_many_files_open_for_writing_hold_nobody_up(live: Live) -> None:
         for path in kept:
             stack.enter_context(path.open("ab"))
             path.rename(live.spool / path.name)
-        eventually(lambda: len(live.node().get("aside", {})) > 100)
-        for number in range(4):
+        for number in range(40):
             live.drop(f"behind{number}")
             assert live.ended(f"behind{number}").record.state is State.DONE

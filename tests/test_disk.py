@@ -437,7 +437,7 @@ def test_look_tells_who_may_write_what_is_in_a_directory(
 
 
 def test_what_is_granted_is_for_one_user(tmp_path: Path) -> None:
-    """Others have no rights, neither by the mode nor by the list; where there is none, no others'."""
+    """Others have no rights, whether there are lists here or not."""
     path = tmp_path / "file"
     path.touch(0o644)
     DISK.grant(str(path), os.geteuid())
