@@ -66,7 +66,7 @@ class Requests(Tree):
             look = self._look(path) if named else None
             if look is not None and _asks(look, job_id):
                 found.append(Request(name, job_id, look.stat.st_uid))
-            elif look is None or look.head or look.busy is False:
+            elif look is None or look.head != b"" or look.busy is False:
                 self.disk.unlink(path)
         return found
 

@@ -209,3 +209,11 @@ def _closed_above(path: Path) -> None:
     for one in (path, *path.parents):
         if one.stat().st_uid == 0 and not one.stat().st_mode & 0o1000:
             one.chmod(one.stat().st_mode & 0o7755 | 0o001)
+
+
+def test_denied_by_another_name(root: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user is who his number leads to: whatever name of his is denied, he is."""
+    monkeypatch.setattr(pwd, "getpwnam", lambda name: pwd.getpwuid(0))
+    taken = admission.admission("/", Asked(denied=("toor",)), ())
+    assert taken.judge is not None
+    assert taken.judge.policy.denied == {pwd.getpwuid(0).pw_name}

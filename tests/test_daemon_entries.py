@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -337,3 +338,15 @@ def test_what_is_left_alone_is_shown_with_its_reason(tmp_path: Path) -> None:
         if ROOT:
             assert "user nobody is no person's" in aside["theirs"]
             assert theirs.exists()
+
+
+def test_many_files_open_for_writing_hold_nobody_up(live: Live) -> None:
+    """However many older ones are still being written, what is behind them is run."""
+    kept = [live.write(f"open{number}", "#!/bin/sh\n") for number in range(150)]
+    with ExitStack() as stack:
+        for path in kept:
+            stack.enter_context(path.open("ab"))
+            path.rename(live.spool / path.name)
+        for number in range(40):
+            live.drop(f"behind{number}")
+            assert live.ended(f"behind{number}").record.state is State.DONE

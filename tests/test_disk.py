@@ -439,3 +439,25 @@ def test_peek(tmp_path: Path) -> None:
     assert disk.peek(str(tmp_path / "gone")) is None
     with pytest.raises(OSError, match="symbolic"):
         disk.peek(str(tmp_path / "link"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "foreign", "grouped"),
+    [(0o755, "", ""), (0o775, "", "deep/go"), (0o757, "deep/go", ""), (0o777, "deep/go", "")],
+)
+def test_look_tells_who_may_write_what_is_in_a_directory(
+    base: str, mode: int, foreign: str, grouped: str
+) -> None:
+    """All may write one thing, or the directory's group: which, whatever the directory's mode."""
+    DISK.mkdir(f"{base}/deep")
+    DISK.write(f"{base}/deep/go", b"")
+    os.chmod(f"{base}/deep/go", mode)
+    assert (into(base).foreign, into(base).grouped) == (foreign, grouped)
+
+
+def test_what_is_granted_is_for_one_user(tmp_path: Path) -> None:
+    """Others have no rights, whether there are lists here or not."""
+    path = tmp_path / "file"
+    path.touch(0o644)
+    DISK.grant(str(path), os.geteuid())
+    assert path.stat().st_mode & 0o007 == 0

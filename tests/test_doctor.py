@@ -22,7 +22,7 @@ from pmjq import contest, diagnosis, probe, verbs
 from pmjq.diagnosis import Finding, Verdict
 from pmjq.disk import Disk
 from pmjq.doctor import TIMES, Doctor
-from pmjq.errors import CannotCreateError, NotFoundError, TryLaterError
+from pmjq.errors import CannotCreateError, NotFoundError, NotPermittedError, TryLaterError
 from pmjq.nodes import Pulse, Seen
 from pmjq.ready import passed_over
 
@@ -579,3 +579,15 @@ def test_latencies_are_of_the_calls(tmp_path: Path) -> None:
 def test_kind_is_that_of_the_kernel(tmp_path: Path) -> None:
     """The type as in /proc/mounts."""
     assert examine(tmp_path)["file system"].figures["kind"] == probe.file_system(str(tmp_path))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("theirs", ["", ".pmjq/tmp"])
+def test_root_executes_nothing_that_others_could_put_there(public: Path, theirs: str) -> None:
+    """In a directory of somebody else's root examines what can be read, and tries no program."""
+    (public / ".pmjq/tmp").mkdir(parents=True)
+    os.chown(public / theirs, NOBODY, NOBODY)
+    with pytest.raises(NotPermittedError, match="others than root can write it"):
+        examine(public)
+    assert not list(public.rglob("*doctor*"))
+    os.chown(public / theirs, 0, 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pmjq import keeper
+from pmjq import becoming, keeper
 from pmjq.keeper import RLIMIT_LOCKS, append, limit_locks, mark, missing
 from values import ID
 
@@ -82,3 +82,12 @@ class _Slow:
 
     def write(self, fd: int, data: bytes) -> int:
         return os.write(fd, data[:5])
+
+
+def test_child_that_has_not_told_yet() -> None:
+    """Nobody waits for what a child tells: a descriptor may have the number of one that did."""
+    told, tell = os.pipe()
+    os.set_blocking(told, False)
+    assert becoming.reason(told) is None
+    os.close(tell)
+    assert becoming.reason(told) == 0

@@ -76,3 +76,11 @@ def test_link_says_nothing() -> None:
 def test_unknown_owner_is_named() -> None:
     """By the number, which is all that is known."""
     assert "4242" in owners.unknown(4242)
+
+
+def test_directory_whose_group_may_write_what_is_in_it() -> None:
+    """It is as if the group might write the directory: harmless if it is the user's alone."""
+    for user, exposed in ((ANN, False), (BEN, True)):
+        stat = FakeStat(st_mode=modes.S_IFDIR | 0o755, st_gid=user.gid)
+        assert owners.exposed(stat, user, listed=False) == ""
+        assert bool(owners.exposed(stat, user, listed=False, grouped=True)) is exposed

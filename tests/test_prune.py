@@ -312,6 +312,17 @@ def test_not_mine() -> None:
         assert typed_as(NOBODY, still.root, "prune", "--older-than", "30d", "-n").code == 0
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_root_removes_nothing_that_others_tell_it(still: Still) -> None:
+    """What was filed where the tree tells, so in the tree of somebody else root removes nothing."""
+    still.ended("x", ago=40 * DAY)
+    os.chown(still.own, NOBODY, NOBODY)
+    before = snapshot(still.root)
+    told = typed(still.root, "prune", "--older-than", "30d")
+    assert (told.code, f"belongs to user {NOBODY}" in told.err) == (78, True)
+    assert snapshot(still.root) == before
+
+
 def test_beside_a_daemon(tmp_path: Path) -> None:
     """What a daemon filed, to both its directories; what it tells of them stays while it lives."""
     errors = tmp_path / "errors"

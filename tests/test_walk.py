@@ -298,6 +298,39 @@ def test_holes_are_copied_as_holes(
 # -- without root's rights
 
 
+def test_copy_is_of_what_was_read(tmp_path: Path) -> None:
+    """Whatever was in its place before: the copy is the owner's, with the mode of what was read."""
+    before, source, target = (tmp_path / name for name in ("before", "source", "target"))
+    before.write_text("of somebody else")
+    before.chmod(0o4755)
+    source.write_text("read")
+    source.chmod(0o600)
+    walk.copy_entry(str(source), str(target), before.lstat())
+    assert (target.read_text(), modes.S_IMODE(target.stat().st_mode)) == ("read", 0o600)
+
+
+def test_copy_of_what_became_a_fifo(tmp_path: Path) -> None:
+    """What is no file any more when it is opened is not copied, and keeps nobody waiting."""
+    before, source = tmp_path / "before", tmp_path / "source"
+    before.touch()
+    os.mkfifo(source)
+    with pytest.raises(OSError, match="was replaced"):
+        walk.copy_entry(str(source), str(tmp_path / "target"), before.lstat())
+
+
+def test_look_below_follows_no_link(tmp_path: Path) -> None:
+    """What is below a directory is listed with its path in it; links are not followed."""
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    (inside / "deep").mkdir(parents=True)
+    (inside / "deep/file").touch()
+    outside.mkdir()
+    (outside / "other").touch()
+    (inside / "link").symlink_to(outside)
+    found = {name for name, _ in walk.below(str(inside), 100)}
+    assert found == {"deep", "deep/file", "link"}
+    assert len(list(walk.below(str(inside), 1))) <= 2
+
+
 def test_once_more_as_nobody() -> None:
     """All of this is true of a user who is not root."""
     again_as_nobody(__file__)

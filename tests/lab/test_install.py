@@ -60,6 +60,13 @@ def test_installed_for_all_users(public: Path) -> None:
     shells = ("bash-completion/completions/pmjq", "zsh/site-functions/_pmjq")
     for place in (*shells, "fish/vendor_completions.d/pmjq.fish"):
         assert (public / "usr/local/share" / place).stat().st_mode & 0o777 == 0o644
+    box = public / "usr/local/share/pmjq/dropbox"
+    assert (box / "setup").stat().st_mode & 0o777 == 0o755
+    assert "pmjq=/usr/local/bin/pmjq" in (box / "setup").read_text("utf-8")
+    assert (box / "pam").stat().st_mode & 0o777 == 0o644
+    units = public / "usr/local/lib/systemd/system"
+    for unit in ("pmjq@.service", "pmjq-dropbox@.service"):
+        assert "ExecStart=/usr/local/bin/pmjq " in (units / unit).read_text("utf-8")
     files = [path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()]
     assert any(path.suffix == ".pyc" for path in files)
     where = (os.fsencode(PROJECT), os.fsencode(public))
