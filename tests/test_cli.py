@@ -16,7 +16,7 @@ import click
 import pytest
 
 from live import PROJECT
-from pmjq import __version__, cli, lock
+from pmjq import __version__, cli, given, lock
 from pmjq.admission import Admission
 from pmjq.cli import BUILT, VERBS, main
 from pmjq.daemon import Daemon
@@ -347,7 +347,7 @@ def test_archives_inside_the_spool_are_known(tmp_path: Path) -> None:
     spool.mkdir()
     (tmp_path / "link").symlink_to("spool/linked")
     paths = [spool / "done", tmp_path / "link", spool / "a" / "b", tmp_path / "x", None]
-    own = cli._inside(str(spool), *(None if path is None else str(path) for path in paths))
+    own = given.inside(str(spool), *(None if path is None else str(path) for path in paths))
     assert own == {"done", "linked"}
 
 
@@ -459,7 +459,7 @@ def test_every_end_has_its_code(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "_check_spool", fail)
+    monkeypatch.setattr(given, "_check_spool", fail)
     assert main([str(tmp_path)]) == code
     out, err = capsys.readouterr()
     assert (out, err.strip().count("\n"), bool(err.strip())) == ("", 0, bool(words))
@@ -486,7 +486,7 @@ def test_every_end_has_its_code(
 )
 def test_settling(kind: str, settle: float | None, expected: tuple[float, float, bool]) -> None:
     """Locally the kernel tells; elsewhere time must pass, by kind or as asked for."""
-    rules = cli._rules(kind, settle, Admission(), frozenset())
+    rules = given.rules(kind, settle, Admission(), frozenset())
     assert (rules.settle, rules.settle_moved, rules.kernel_tells) == expected
 
 

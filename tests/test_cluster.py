@@ -31,7 +31,7 @@ from pmjq.tree import Tree
 
 HERE = Path(__file__).parent
 
-SEEDS = 2000
+SEEDS = 1000
 
 NFS = next(kind for kind in KINDS if kind.name == "nfs")
 WORST = next(kind for kind in KINDS if kind.name == "worst")
