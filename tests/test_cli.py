@@ -16,7 +16,7 @@ import click
 import pytest
 
 from live import PROJECT
-from pmjq import __version__, cli, given, lock
+from pmjq import __version__, given, lock
 from pmjq.admission import Admission
 from pmjq.cli import BUILT, VERBS, main
 from pmjq.daemon import Daemon
