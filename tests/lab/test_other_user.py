@@ -261,7 +261,8 @@ def _plant(spool: Path, trace: Path, uid: int) -> None:
 def test_planted_tree_is_refused(live: Theirs, before: tuple[str, ...]) -> None:
     """Whoever may write the spool has nothing run by a tree that he puts there."""
     live.before = before
-    os.chown(live.spool, 0, 0)
+    for path in (live.spool, live.archive):
+        os.chown(path, 0, 0)
     live.spool.chmod(0o1777)
     trace = live.side / "planted"
     live.side.chmod(0o777)
@@ -275,7 +276,8 @@ def test_planted_tree_is_refused(live: Theirs, before: tuple[str, ...]) -> None:
 def test_root_s_own_tree_among_others_files(live: Theirs) -> None:
     """In a spool that others can write root's daemon starts, and runs nothing."""
     live.before = ()
-    os.chown(live.spool, 0, 0)
+    for path in (live.spool, live.archive):
+        os.chown(path, 0, 0)
     live.spool.chmod(0o1777)
     with live:
         live.drop("theirs", live.side_effect("theirs"))
