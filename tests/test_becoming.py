@@ -25,6 +25,10 @@ THEIRS = {"uid": NOBODY, "gid": NOBODY, "groups": [NOBODY, 12345], "private": Tr
 """Terms of a job of nobody's."""
 
 
+LIBRARY_S = 0b11 << 31
+"""Signals 32 and 33, which the C library keeps for itself: nobody can set what they do."""
+
+
 class Jobs:
     """Jobs through a real keeper, and what it told of them."""
 
@@ -104,7 +108,7 @@ def test_signals_are_those_of_a_login(jobs: Jobs) -> None:
     jobs.start("a", "grep -e SigBlk -e SigIgn /proc/self/status", {"umask": 0o022})
     jobs.hear("a", Started, Ended)
     _, blocked, _, ignored = jobs.out("a").split()
-    assert (int(blocked, 16), int(ignored, 16)) == (0, 0)
+    assert (int(blocked, 16), int(ignored, 16) & ~LIBRARY_S) == (0, 0)
 
 
 def test_it_leads_a_session_and_has_nothing_to_read(jobs: Jobs) -> None:
