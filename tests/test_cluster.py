@@ -131,7 +131,7 @@ def _judges_while_cut_off(patch: pytest.MonkeyPatch) -> None:
 
     def dead(self: Silence, now: float, own: float = 0.0) -> list[str]:
         judged(self, now, own)
-        return [token for token, one in self._heard.items() if now - one.at >= one.lease / 2]
+        return [token for token, one in self._heard.items() if now - one.at >= one.lease / 3]
 
     judged = Silence.dead
     patch.setattr(Silence, "dead", dead)
@@ -170,12 +170,12 @@ def _lets_jobs_run_on(patch: pytest.MonkeyPatch) -> None:
 
 
 MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[str, int]] = {
-    _believes_an_error: ("no record", 5),
-    _publishes_what_it_lost: ("two records", 253),
-    _judges_early: ("which was silent for", 8),
-    _judges_while_cut_off: ("which was silent for", 125),
+    _believes_an_error: ("no record", 37),
+    _publishes_what_it_lost: ("two records", 54),
+    _judges_early: ("which was silent for", 5),
+    _judges_while_cut_off: ("which was silent for", 471),
     _heeds_no_fence: ("does not come to rest", 13),
-    _returns_what_may_have_run: ("executed for the 2. time", 264),
+    _returns_what_may_have_run: ("executed for the 2. time", 15),
     _leaves_the_burial_half_done: ("does not come to rest", 3),
     _lets_jobs_run_on: ("s and took", 98),
 }
