@@ -166,7 +166,7 @@ def _leaves_the_burial_half_done(patch: pytest.MonkeyPatch) -> None:
 
 def _lets_jobs_run_on(patch: pytest.MonkeyPatch) -> None:
     """Do not look how long a job has run."""
-    patch.setattr(look.Look, "_see_limits", lambda self, now: None)
+    patch.setattr(look.Look, "_see_limits", lambda self, now, files=True: None)
 
 
 MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[str, int]] = {

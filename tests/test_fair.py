@@ -132,7 +132,7 @@ def _keeps_room_at_once(patch: pytest.MonkeyPatch) -> None:
 
 def _wakes_nobody(patch: pytest.MonkeyPatch) -> None:
     """Do not tell who fits when something has come free."""
-    patch.setattr(Packing, "woken", lambda self, jobs, now, here: [])
+    patch.setattr(Packing, "woken", lambda self, jobs, now, here, gpus=0: [])
 
 
 def _looks_seldom(patch: pytest.MonkeyPatch) -> None:
