@@ -63,8 +63,10 @@ COURSES = {
             ),
             (
                 "test_daemon_gpus.py",
+                "test_daemon_life.py",
                 "test_daemon_mail.py",
                 "test_daemon_signed.py",
+                "test_daemon_stop.py",
                 "test_hostile.py",
                 "test_post.py",
                 "test_sealed.py",
