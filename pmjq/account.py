@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import pwd
 import re
@@ -19,6 +18,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pmjq import owners
 from pmjq.owners import User
@@ -235,7 +236,7 @@ def _login(user: User) -> Login | str:
             timeout=PATIENCE,
             cwd="/",
         )
-        told = json.loads(done.stdout.splitlines()[-1])
+        told = msgspec.json.decode(done.stdout.splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
         return f"no session can be opened for {user.name} ({PAM}: {type(error).__name__})"
     if "refused" in told:

@@ -10,15 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import smtplib
-import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 from pmjq import errand
 
 if TYPE_CHECKING:
+    import smtplib
     from collections.abc import Iterable, Mapping
 
     from pmjq.letter import Letter
@@ -106,6 +104,8 @@ class Server:
 
     def send(self, letter: Letter) -> Mapping[str, Refused]:
         """Hand the letter over; each address is refused or taken by itself."""
+        import smtplib
+
         try:
             server = self._connected()
         except (OSError, ValueError) as error:
@@ -130,6 +130,9 @@ class Server:
 
     def _connected(self) -> smtplib.SMTP:
         here = self.host in HERE
+        import smtplib
+        import ssl
+
         context = ssl.create_default_context()
         if here or not (self.tls or self.user):
             # TLS that is not insisted on, as between mail servers: better than none.
@@ -154,6 +157,8 @@ class Server:
         return server
 
     def _log_in(self, server: smtplib.SMTP, *, safe: bool) -> None:
+        import smtplib
+
         if self.user and not safe:
             raise smtplib.SMTPNotSupportedError(
                 "offers no TLS, so it is not told the password; use smtps://"
@@ -184,6 +189,8 @@ def via(text: str, environment: Mapping[str, str], login: Mapping[str, str]) -> 
 
 def _server(text: str, environment: Mapping[str, str]) -> Server:
     example = "write smtp://host, smtp://host:port or smtps://host"
+    from urllib.parse import urlsplit
+
     url = urlsplit(text)
     if "@" in url.netloc:
         raise ValueError(
@@ -222,6 +229,8 @@ def _judged(refused: Iterable[tuple[str, tuple[int, bytes]]]) -> dict[str, Refus
 
 
 def _told(error: Exception) -> str:
+    import smtplib
+
     if isinstance(error, smtplib.SMTPResponseException):
         return f"{error.smtp_code} {_text(error.smtp_error)}"
     said = error.strerror if isinstance(error, OSError) else ""

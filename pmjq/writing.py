@@ -10,10 +10,7 @@ Pure: record and output in, text out.
 
 from __future__ import annotations
 
-import email.policy
 import re
-from email.message import EmailMessage
-from email.utils import format_datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from pmjq import keys, naming, render
@@ -129,6 +126,10 @@ def last_lines(output: bytes) -> list[str]:
 def _letter(
     key: str, subject: str, text: str, sender: str, to: Sequence[str], at: datetime
 ) -> Letter:
+    import email.policy
+    from email.message import EmailMessage
+    from email.utils import format_datetime
+
     message = EmailMessage(policy=email.policy.SMTP.clone(linesep="\n"))
     # EmailMessage decodes what looks encoded, and would write the newline that comes of it.
     message["Subject"] = _clean(subject).replace("=?", r"=\x3f")
