@@ -22,14 +22,24 @@ enforced what holds it to what it asks for, in the words of status.N
 The standard library alone, like the keeper.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import resource
 import signal
-from collections.abc import Callable
-from typing import Any
 
-Terms = dict[str, Any]
+# As typing has it, which is half a megabyte that the keeper does without.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Terms = dict[str, Any]
+    Prctl = Callable[[int, int, int, int, int], int]
+else:
+    Terms = dict
+    Prctl = object
 
 PR_SET_NO_NEW_PRIVS = 38
 """From linux/prctl.h."""
@@ -48,8 +58,6 @@ RESET = signal.valid_signals()
 The keeper ignores and catches some, and whoever started the daemon may have had it ignore any: a
 shell does so with INT and QUIT for what it starts with ``&``.
 """
-
-Prctl = Callable[[int, int, int, int, int], int]
 
 
 def prctl() -> Prctl | None:
