@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pmjq.version import VERSION
 
+# As typing has it, which is half a megabyte that every keeper would have for it.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pmjq.queue import Queue
 

@@ -17,7 +17,6 @@ import msgspec
 
 from pmjq import confines, ending, job, naming, plan, probe, ready, retries
 from pmjq.claims import Claims, Prepared
-from pmjq.desk import Doubt
 from pmjq.job import Attempt, Event, Spec, Status
 from pmjq.keys import ALL_CPUS
 from pmjq.plan import Claim, End, File, LineUp, Over, Pace, Recall, Return, Start, Stop
@@ -110,8 +109,7 @@ class Act:
         try:
             if self.outside.spool.void(attempt):
                 return True
-            desk.drop(attempt.id)
-            desk.doubts[attempt.id] = Doubt(attempt, now, now)
+            desk.suspect(attempt, now)
         except OSError as error:
             self.outside.pauses.failed("end", error)
         return False
@@ -165,8 +163,7 @@ class Act:
             except (PermissionError, BlockingIOError) as error:
                 back = Return(attempt, str(error))
             if back is not None:
-                self.desk.drop(attempt.id)
-                self.desk.returning[attempt.id] = back
+                self.desk.send_back(back)
                 continue
             started.append(attempt)
             orders.append(self._order(attempt, person))
@@ -176,10 +173,14 @@ class Act:
         """Have exactly what was verified in the place of what was claimed, and run it once.
 
         From here on its file belongs to the user that the claim names, and nobody else can write
-        it. False: it is rejected.
+        it. False: it is rejected, or returned.
         """
+        if attempt.signed is None and self.outside.signers is not None:
+            # It was claimed by a daemon which did not ask for signatures.
+            self.desk.send_back(Return(attempt, "its signature is to be verified"))
+            return False
         if attempt.signed is None:
-            return not self._unverified(attempt)
+            return True
         spool, logins, owner = self.outside.spool, self.outside.logins, MINE
         if logins is not None and attempt.uid != spool.disk.user():
             owner = (attempt.uid, logins.login(attempt.uid).gid)
@@ -194,25 +195,17 @@ class Act:
         except OSError as error:
             # Its own fault, perhaps: a file that does not fit keeps no other from being started.
             reason = f"cannot be copied to where it is executed ({error.strerror or error})"
-            self.desk.drop(attempt.id)
-            self.desk.returning[attempt.id] = Return(attempt, reason, pause=True)
+            self.desk.send_back(Return(attempt, reason, pause=True))
             return False
         now = self.outside.now()
-        self.desk.drop(attempt.id)
         if spool.void(attempt):
             self.claims.refuse(attempt, fault, reason)
+            self.desk.drop(attempt.id)
             self.desk.over[attempt.id] = Over(attempt, Status(), State.REJECTED, reason, since=now)
         else:
             # An order of an earlier life has started it after all.
-            self.desk.doubts[attempt.id] = Doubt(attempt, now, now)
+            self.desk.suspect(attempt, now)
         return False
-
-    def _unverified(self, attempt: Attempt) -> bool:
-        """Return a job that was claimed by a daemon which did not ask for signatures."""
-        if self.outside.signers is not None:
-            self.desk.drop(attempt.id)
-            self.desk.returning[attempt.id] = Return(attempt, "its signature is to be verified")
-        return self.outside.signers is not None
 
     def _person(self, attempt: Attempt) -> Person | None:
         """Return as whom an attempt is executed, None: as this user.
@@ -403,8 +396,7 @@ class Act:
         try:
             if not action.stopped and not spool.void(attempt):
                 # An order that was on its way has started it after all.
-                desk.drop(attempt.id)
-                desk.doubts[attempt.id] = Doubt(attempt, now, now)
+                desk.suspect(attempt, now)
                 return
             if spool.is_asked("cancel", attempt.id, attempt.uid):
                 # Somebody has just asked for its end, which is decided on by the next plan.

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from pmjq import order, ready
+from pmjq import ready
 from pmjq.order import SLACK, Head, Order
 from pmjq.ready import Inside, Kind, Print, Rules, Standing, Stat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,15 +231,6 @@ class Backlog:
             self._taken[head.name] = (head.appeared, owner)
             heads.append(head)
         return heads
-
-    def take(self, most: int, shares: Mapping[int, int] | None = None) -> list[str]:
-        """Take up to ``most`` names off the head of the queue; ``shares``: what owners have."""
-        names: list[str] = []
-        held = dict(shares or {})
-        while len(names) < most and (owner := order.next_owner(self.heads(), held)) is not None:
-            names += [head.name for head in self.take_of(owner, 1)]
-            held[owner] = held.get(owner, 0) + 1
-        return names
 
     def put_back(self, name: str) -> None:
         """Return a name that was taken to its place in the queue."""

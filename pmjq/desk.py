@@ -269,6 +269,16 @@ class Desk:
         again = tuple(run for run in (*self.strays.values(), *runs) if run.attempt.spec.restartable)
         return (*again, *self.stray_remains.values())
 
+    def send_back(self, back: Return) -> None:
+        """Have a claimed job returned to the queue in place of whatever was to become of it."""
+        self.drop(back.attempt.id)
+        self.returning[back.attempt.id] = back
+
+    def suspect(self, attempt: Attempt, now: float) -> None:
+        """Take note that an attempt may have been started after all: its status tells."""
+        self.drop(attempt.id)
+        self.doubts[attempt.id] = Doubt(attempt, now, now)
+
     def restartable(self) -> dict[str, int]:
         """Return what may run, now or soon, and run again elsewhere: pids by id, 0 if not known.
 

@@ -347,7 +347,8 @@ class Lives:
 
     def _spool(self, token: str = "") -> Spool:
         ground = self.ground
-        spool = Spool(ground.disk, ground.root, token, local=ground.local, private=ground.private)
+        spool = Spool(ground.disk, ground.root, token, local=ground.local)
+        spool.private = ground.private
         spool.open_to_requests = ground.shared
         return spool
 

@@ -65,17 +65,9 @@ class Told(NamedTuple):
 class Paperwork(Returned):
     """The paperwork that one life of a node makes, reads and clears away."""
 
-    def __init__(
-        self,
-        disk: Disk,
-        root: str,
-        token: str = "",
-        *,
-        local: bool = True,
-        private: bool = False,
-    ) -> None:
+    def __init__(self, disk: Disk, root: str, token: str = "", *, local: bool = True) -> None:
         """Name the tree; nothing is touched."""
-        super().__init__(disk, root, token, local=local, private=private)
+        super().__init__(disk, root, token, local=local)
         self._events = f"{self.own}/events/{token}.jsonl"
         self._written = 0
         self._as_new: tuple[int, int, int] | None = None

@@ -27,17 +27,9 @@ if TYPE_CHECKING:
 class Returned(Tree):
     """What one life of a node keeps, reads and forgets of returned jobs."""
 
-    def __init__(
-        self,
-        disk: Disk,
-        root: str,
-        token: str = "",
-        *,
-        local: bool = True,
-        private: bool = False,
-    ) -> None:
+    def __init__(self, disk: Disk, root: str, token: str = "", *, local: bool = True) -> None:
         """Name the tree; nothing is touched."""
-        super().__init__(disk, root, token, local=local, private=private)
+        super().__init__(disk, root, token, local=local)
         self._again = f"{self.own}/again"
         self._tried = f"{self.own}/tried"
         self._numbers = itertools.count(1)

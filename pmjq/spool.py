@@ -68,17 +68,9 @@ class Spool(Paperwork, Requests, Letters, Sealed):
     uuid = ""
     """Who this spool is, once that was read."""
 
-    def __init__(
-        self,
-        disk: Disk,
-        root: str,
-        token: str = "",
-        *,
-        local: bool = True,
-        private: bool = False,
-    ) -> None:
+    def __init__(self, disk: Disk, root: str, token: str = "", *, local: bool = True) -> None:
         """Name the tree; nothing is touched."""
-        super().__init__(disk, root, token, local=local, private=private)
+        super().__init__(disk, root, token, local=local)
         self._recorded: set[str] = set()
         self._as_made_here: Stat | None = None
 

@@ -47,25 +47,15 @@ class Tree:
     looking = False
     """Whether somebody looks who runs nothing: what he may not read is not there for him."""
 
-    def __init__(
-        self,
-        disk: Disk,
-        root: str,
-        token: str = "",
-        *,
-        local: bool = True,
-        private: bool = False,
-    ) -> None:
-        """Name the tree; nothing is touched.
+    private = False
+    """Whether what is told of a job is for its owner alone."""
 
-        ``local``: an lstat tells the truth here. ``private``: what is told of a job is for its
-        owner alone.
-        """
+    def __init__(self, disk: Disk, root: str, token: str = "", *, local: bool = True) -> None:
+        """Name the tree; nothing is touched. ``local``: an lstat tells the truth here."""
         self.disk = disk
         self.root = root
         self.token = token
         self.local = local
-        self.private = private
         self.own = f"{root}/{OWN}"
         self._job = f"{self.own}/job"
         self._tmp = f"{self.own}/tmp"  # noqa: S108  # a directory of the spool

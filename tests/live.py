@@ -202,6 +202,23 @@ class Live:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
 
+    def let_go(self, name: str) -> None:
+        """Open the gate of this name as soon as somebody stands before it."""
+        gate = Gate(self.root / f"gate.{name}")
+
+        def opened() -> bool:
+            try:
+                gate.open()
+            except OSError:
+                return False
+            return True
+
+        eventually(opened)
+
+    def aside(self, name: str) -> str:
+        """Return why a job does not run, as its node says, when it says so."""
+        return str(eventually(lambda: (self.node() or {}).get("aside", {}).get(name, "")))
+
     # -- its processes
 
     def family(self) -> Iterator[int]:

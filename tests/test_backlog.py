@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pmjq import order
 from pmjq.backlog import Backlog
 from pmjq.order import SLACK
 from pmjq.ready import PATIENCE_EMPTY, PATIENCE_LINKED, Kind, Look, Rules, Standing, settled
@@ -27,6 +29,16 @@ def backlog() -> Backlog:
     return Backlog(Rules(uids=frozenset({1000})))
 
 
+def take(backlog: Backlog, most: int, shares: Mapping[int, int] | None = None) -> list[str]:
+    """Take up to ``most`` names off the head of the queue; ``shares``: what owners have."""
+    names: list[str] = []
+    held = dict(shares or {})
+    while len(names) < most and (owner := order.next_owner(backlog.heads(), held)) is not None:
+        names += [head.name for head in backlog.take_of(owner, 1)]
+        held[owner] = held.get(owner, 0) + 1
+    return names
+
+
 def at(appeared: int) -> FakeStat:
     """Return the stat of an executable file that appeared then."""
     return FakeStat(st_ctime_ns=appeared)
@@ -42,7 +54,7 @@ def reasons(backlog: Backlog) -> dict[str, tuple[Kind, str]]:
 
 def test_nothing_seen(backlog: Backlog) -> None:
     """An empty spool has nothing to run, to report or to come back for."""
-    assert (len(backlog), list(backlog.names()), backlog.take(9)) == (0, [], [])
+    assert (len(backlog), list(backlog.names()), take(backlog, 9)) == (0, [], [])
     assert (backlog.next_look(), backlog.due(9e9), backlog.bad(9), backlog.revisit(9)) == (
         None,
         [],
@@ -58,7 +70,7 @@ def test_oldest_first_then_by_name(backlog: Backlog) -> None:
     for name, appeared in (("b", 2), ("z", 1), ("a", 2), ("c", 3)):
         backlog.see(name, at(appeared), 0.0)
     assert len(backlog) == 4
-    assert backlog.take(9) == ["z", "a", "b", "c"]
+    assert take(backlog, 9) == ["z", "a", "b", "c"]
 
 
 def test_by_priority_then_in_turns_then_by_age() -> None:
@@ -71,9 +83,9 @@ def test_by_priority_then_in_turns_then_by_age() -> None:
     stat = FakeStat(st_uid=1, st_ctime_ns=15)
     owners.prioritize("1.5", stat, 7)
     assert owners.priority("1.5", stat) == 7
-    assert owners.take(5, {1: 2, 2: 1}) == ["1.5", "3.1", "2.1", "3.2", "2.2"]
+    assert take(owners, 5, {1: 2, 2: 1}) == ["1.5", "3.1", "2.1", "3.2", "2.2"]
     owners.put_back("1.5")
-    assert owners.take(3, {3: 9}) == ["1.5", "2.3", "1.0"]
+    assert take(owners, 3, {3: 9}) == ["1.5", "2.3", "1.0"]
     assert [head.name for head in owners.take_of(3, 2)] == ["3.3", "3.4"]
     assert set(owners.heads()) == {1, 2, 3}
 
@@ -92,25 +104,25 @@ def test_mtime_is_no_age(backlog: Backlog) -> None:
     """``cp -p`` of an old file does not jump the queue."""
     backlog.see("old", FakeStat(st_mtime_ns=1, st_ctime_ns=9), 0.0)
     backlog.see("new", FakeStat(st_mtime_ns=8, st_ctime_ns=8), 0.0)
-    assert backlog.take(2) == ["new", "old"]
+    assert take(backlog, 2) == ["new", "old"]
 
 
 def test_taken_names_are_out_until_they_are_put_back(backlog: Backlog) -> None:
     """Nothing is taken twice, and what is put back has its place again."""
     for name, appeared in (("a", 1), ("b", 2), ("c", 3)):
         backlog.see(name, at(appeared), 0.0)
-    assert backlog.take(2) == ["a", "b"]
+    assert take(backlog, 2) == ["a", "b"]
     assert len(backlog) == 1
     assert "a" not in backlog
     backlog.put_back("b")
-    assert backlog.take(9) == ["b", "c"]
+    assert take(backlog, 9) == ["b", "c"]
 
 
 def test_take_nothing(backlog: Backlog) -> None:
     """Without room nothing is taken off."""
     backlog.see("a", FILE, 0.0)
-    assert backlog.take(0) == []
-    assert backlog.take(-1) == []
+    assert take(backlog, 0) == []
+    assert take(backlog, -1) == []
     assert len(backlog) == 1
 
 
@@ -118,7 +130,7 @@ def test_seen_again_is_queued_once(backlog: Backlog) -> None:
     """Looks repeat; a job does not."""
     for _ in range(3):
         backlog.see("a", FILE, 0.0)
-    assert (len(backlog), backlog.take(9)) == (1, ["a"])
+    assert (len(backlog), take(backlog, 9)) == (1, ["a"])
 
 
 def test_changed_goes_to_its_new_place(backlog: Backlog) -> None:
@@ -127,7 +139,7 @@ def test_changed_goes_to_its_new_place(backlog: Backlog) -> None:
         backlog.see(name, at(appeared), 0.0)
     backlog.see("a", at(5), 1.0)
     backlog.see("c", at(0), 1.0)
-    assert backlog.take(9) == ["c", "b", "a"]
+    assert take(backlog, 9) == ["c", "b", "a"]
 
 
 def test_gone_is_forgotten(backlog: Backlog) -> None:
@@ -137,7 +149,7 @@ def test_gone_is_forgotten(backlog: Backlog) -> None:
     backlog.see("a", None, 1.0)
     backlog.forget("b")
     backlog.forget("never seen")
-    assert (list(backlog.names()), backlog.take(9), backlog.bad(9)) == ([], [], [])
+    assert (list(backlog.names()), take(backlog, 9), backlog.bad(9)) == ([], [], [])
 
 
 def test_back_under_the_same_name(backlog: Backlog) -> None:
@@ -146,7 +158,7 @@ def test_back_under_the_same_name(backlog: Backlog) -> None:
     backlog.see("b", at(2), 0.0)
     backlog.forget("a")
     backlog.see("a", at(3), 0.0)
-    assert backlog.take(9) == ["b", "a"]
+    assert take(backlog, 9) == ["b", "a"]
 
 
 STEPS = st.lists(
@@ -183,7 +195,7 @@ def test_order_is_that_of_sorting(steps: list[tuple[str, str, int]]) -> None:
                 aside.discard(name)
             case "take":
                 head = sorted(queued, key=lambda each: (queued[each], each))[:number]
-                assert backlog.take(number) == head
+                assert take(backlog, number) == head
                 taken |= {each: queued.pop(each) for each in head}
             case "put back" if name in taken and name not in queued and name not in aside:
                 backlog.put_back(name)
@@ -196,7 +208,7 @@ def test_order_is_that_of_sorting(steps: list[tuple[str, str, int]]) -> None:
         assert len(backlog) == len(queued)
         assert set(backlog.names()) == set(queued) | aside
         assert {each for each, _ in backlog.aside()} == aside
-    assert backlog.take(99) == sorted(queued, key=lambda each: (queued[each], each))
+    assert take(backlog, 99) == sorted(queued, key=lambda each: (queued[each], each))
 
 
 def test_changing_entries_fill_no_memory(backlog: Backlog) -> None:
@@ -227,7 +239,7 @@ def test_aside_with_its_reason(backlog: Backlog) -> None:
         "left": (Kind.LEFT, "another"),
         ".hidden": (Kind.PASSED_OVER, "hidden"),
     }
-    assert backlog.take(9) == ["queued"]
+    assert take(backlog, 9) == ["queued"]
     assert list(backlog.names()) == ["held", "empty", "fifo", "left", ".hidden"]
 
 
@@ -235,9 +247,9 @@ def test_hold_and_release(backlog: Backlog) -> None:
     """``chmod a-x`` takes an entry out of the queue, ``chmod u+x`` puts it in again."""
     backlog.see("a", FILE, 0.0)
     backlog.see("a", HELD, 1.0)
-    assert (len(backlog), backlog.take(9), "a" in backlog) == (0, [], True)
+    assert (len(backlog), take(backlog, 9), "a" in backlog) == (0, [], True)
     backlog.see("a", FILE, 2.0)
-    assert (list(backlog.aside()), backlog.take(9)) == ([], ["a"])
+    assert (list(backlog.aside()), take(backlog, 9)) == ([], ["a"])
 
 
 def test_bad_entries_come_with_their_reasons(backlog: Backlog) -> None:
@@ -258,7 +270,7 @@ def test_put_aside_takes_off_the_queue(backlog: Backlog) -> None:
     """An entry that turns out not to be ready leaves the queue until its next look."""
     backlog.see("a", FILE, 0.0)
     backlog.put_aside("a", FILE, INCOMING, 10.0)
-    assert (len(backlog), backlog.next_look(), backlog.take(9)) == (0, 10.5, [])
+    assert (len(backlog), backlog.next_look(), take(backlog, 9)) == (0, 10.5, [])
     assert (backlog.due(10.4), backlog.due(10.5), backlog.due(10.5)) == ([], ["a"], [])
 
 
@@ -340,11 +352,11 @@ def test_looks_in_between_find_it_refused(backlog: Backlog) -> None:
         assert reasons(backlog) == {"a": (Kind.LEFT, "cannot")}
         assert backlog.next_look() == pytest.approx(1.0)
     backlog.see("a", FILE, 1.0)
-    assert backlog.take(9) == ["a"]
+    assert take(backlog, 9) == ["a"]
     backlog.put_back("a")
     backlog.refuse("a", FILE, LET_BE, 1.0, 0)
     backlog.see("a", replace(FILE, st_ctime_ns=9), 1.1)
-    assert backlog.take(9) == ["a"]
+    assert take(backlog, 9) == ["a"]
 
 
 def test_refused_for_as_long_as_was_said(backlog: Backlog) -> None:
@@ -369,7 +381,7 @@ def test_forgiven(backlog: Backlog) -> None:
     pauses(backlog, FILE, 8)
     assert (backlog.refusals(), backlog.forgive(), backlog.refusals()) == (1, ["a"], 0)
     backlog.see("a", FILE, 0.0)
-    assert backlog.take(9) == ["a"]
+    assert take(backlog, 9) == ["a"]
     backlog.put_back("a")
     assert pauses(backlog, FILE, 1) == [1.0]
 
@@ -430,7 +442,7 @@ def test_age_outlives_being_put_aside_and_queued_again(backlog: Backlog) -> None
     backlog.see("a", FILE, 0.0)
     kinds = []
     for now in (0.0, 1.0, 3.0):
-        assert backlog.take(1) == ["a"]
+        assert take(backlog, 1) == ["a"]
         told = settled(Look(FILE, busy=False, head=b""), rules, backlog.age("a", FILE, now))
         kinds.append((told.kind, told.again))
         backlog.put_aside("a", FILE, told, now)

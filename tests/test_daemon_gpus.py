@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Say
-from live import Gate, Live, eventually
+from live import Live, eventually
 from pmjq.act import DEVICES, NUMBERED
 from pmjq.cli import main
 from pmjq.probe import gpus
@@ -35,24 +35,10 @@ def drop(live: Live, name: str, words: str) -> None:
 
 def release(live: Live, name: str) -> str:
     """Let a job end; return what it wrote."""
-    gate = Gate(live.root / f"gate.{name}")
-    eventually(lambda: _opened(gate))
+    live.let_go(name)
     filed = live.ended(name)
     assert filed.record.state is State.DONE, filed.text
     return filed.text
-
-
-def _opened(gate: Gate) -> bool:
-    try:
-        gate.open()
-    except OSError:
-        return False
-    return True
-
-
-def aside(live: Live, name: str) -> str:
-    """Return why a job does not run, as its node says."""
-    return str(eventually(lambda: (live.node() or {}).get("aside", {}).get(name, "")))
 
 
 def test_given_and_told(tmp_path: Path) -> None:
@@ -64,9 +50,9 @@ def test_given_and_told(tmp_path: Path) -> None:
         drop(live, "three", "gpus=3")
         eventually(lambda: live.runs("three") and live.runs("none"))
         drop(live, "one", "gpus=1")
-        assert aside(live, "one") == "needs 1 GPUs, and 0 of 5 are free"
+        assert live.aside("one") == "needs 1 GPUs, and 0 of 5 are free"
         live.drop("six", "#!/bin/sh\n#PMJQ gpus=6\n")
-        assert aside(live, "six") == "needs 6 GPUs, and there are 5"
+        assert live.aside("six") == "needs 6 GPUs, and there are 5"
         assert live.node()["gpus"] == ["0", "1", "2", "3", "GPU-5"]
         assert release(live, "two") == "0,1;0,1;0,1;\n"
         assert release(live, "none") == ";;;\n"
@@ -81,7 +67,7 @@ def test_node_without(tmp_path: Path) -> None:
     with Live(tmp_path, "-j", "2") as live:
         drop(live, "none", "env=CUDA_VISIBLE_DEVICES=7")
         drop(live, "one", "gpus=1")
-        assert aside(live, "one") == "needs 1 GPUs, and there are 0"
+        assert live.aside("one") == "needs 1 GPUs, and there are 0"
         assert release(live, "none") == "7;unset;unset;\n"
 
 
@@ -95,7 +81,7 @@ def test_what_runs_on_keeps_its_own(tmp_path: Path) -> None:
         drop(live, "two", "gpus=2")
         drop(live, "one", "gpus=1")
         eventually(lambda: live.runs("two"))
-        assert aside(live, "one") == "needs 1 GPUs, and 0 of 5 are free"
+        assert live.aside("one") == "needs 1 GPUs, and 0 of 5 are free"
         live.kill()
         live.start()
         assert release(live, "two") == "3,GPU-5;3,GPU-5;3,GPU-5;\n"

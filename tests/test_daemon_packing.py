@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from live import Gate, Live, eventually
+from live import Live, eventually
 from pmjq.cli import main
 from pmjq.state import State
 
@@ -20,25 +20,6 @@ def drop(live: Live, name: str, words: str) -> None:
     live.drop(name, f"#!/bin/sh\n#PMJQ {words}\n{live.side_effect(name)}{gate.wait}exit 0\n")
 
 
-def release(live: Live, name: str) -> None:
-    """Let a job end."""
-    gate = Gate(live.root / f"gate.{name}")
-    eventually(lambda: _opened(gate))
-
-
-def _opened(gate: Gate) -> bool:
-    try:
-        gate.open()
-    except OSError:
-        return False
-    return True
-
-
-def aside(live: Live, name: str) -> str:
-    """Return why a job does not run, as its node says."""
-    return str(eventually(lambda: (live.node() or {}).get("aside", {}).get(name, "")))
-
-
 def test_sums(tmp_path: Path) -> None:
     """What runs together asks for no more than there is, and what waits says for what."""
     with Live(tmp_path, *NODE) as live:
@@ -48,13 +29,13 @@ def test_sums(tmp_path: Path) -> None:
         drop(live, "much", "memory=401M")
         drop(live, "one", "cpus=1 memory=400M")
         eventually(lambda: live.runs("one"))
-        assert aside(live, "two") == "needs 2 CPUs, and 1 of 4 are free"
+        assert live.aside("two") == "needs 2 CPUs, and 1 of 4 are free"
         assert not live.runs("two")
-        release(live, "one")
+        live.let_go("one")
         assert live.ended("one").record.state is State.DONE
-        release(live, "three")
+        live.let_go("three")
         for name in ("two", "much"):
-            release(live, name)
+            live.let_go(name)
             assert live.ended(name).record.state is State.DONE
 
 
@@ -64,14 +45,14 @@ def test_alone(tmp_path: Path) -> None:
         drop(live, "small", "name=x")
         eventually(lambda: live.runs("small"))
         drop(live, "all", "cpus=all")
-        assert "needs all CPUs" in aside(live, "all")
-        release(live, "small")
+        assert "needs all CPUs" in live.aside("all")
+        live.let_go("small")
         eventually(lambda: live.runs("all"))
         drop(live, "next", "name=x")
-        assert "another job has all CPUs" in aside(live, "next")
-        release(live, "all")
+        assert "another job has all CPUs" in live.aside("next")
+        live.let_go("all")
         eventually(lambda: live.runs("next"))
-        release(live, "next")
+        live.let_go("next")
         assert live.ended("next").record.state is State.DONE
 
 
@@ -83,12 +64,12 @@ def test_what_runs_on_counts(tmp_path: Path) -> None:
         live.kill()
         live.start()
         drop(live, "two", "cpus=2")
-        assert aside(live, "two") == "needs 2 CPUs, and 1 of 4 are free"
+        assert live.aside("two") == "needs 2 CPUs, and 1 of 4 are free"
         told = live.node()
         assert (told["owners"], told["free_cpus"]) == ({str(os.getuid()): 3}, 1)
-        release(live, "three")
+        live.let_go("three")
         eventually(lambda: live.runs("two"))
-        release(live, "two")
+        live.let_go("two")
         assert live.ended("two").record.state is State.DONE
 
 
@@ -98,7 +79,7 @@ def test_more_than_there_is(tmp_path: Path) -> None:
         drop(live, "five", "cpus=5")
         live.drop("other")
         assert live.ended("other").record.state is State.DONE
-        assert aside(live, "five") == "needs 5 CPUs, and there are 4"
+        assert live.aside("five") == "needs 5 CPUs, and there are 4"
 
 
 @pytest.mark.parametrize("text", ["much", "-1", "0x10"])
