@@ -250,11 +250,22 @@ class Live:
         path.chmod(mode)
         return path
 
-    def drop(self, name: str | bytes, content: str | bytes = "true\n", mode: int = 0o755) -> Path:
-        """Put a job into the spool with one rename; text without ``#!`` gets ``#!/bin/sh``."""
+    def drop(
+        self,
+        name: str | bytes,
+        content: str | bytes = "true\n",
+        mode: int = 0o755,
+        owner: int | None = None,
+    ) -> Path:
+        """Put a job into the spool with one rename; text without ``#!`` gets ``#!/bin/sh``.
+
+        ``owner``: whose it is by then, user and group, where only root can give it away.
+        """
         if isinstance(content, str) and not content.startswith("#!"):
             content = f"#!/bin/sh\n{content}"
         source = self.write(name, content, mode)
+        if owner is not None:
+            os.chown(source, owner, owner)
         target = self.spool / source.name
         source.rename(target)
         source.parent.rmdir()
@@ -318,6 +329,13 @@ class Live:
     def said(self, name: str, within: float = 20.0) -> dict[str, Any]:
         """Wait for an event and return its first line."""
         return eventually(lambda: self.events(name), within=within, what=name)[0]
+
+    def left(self) -> dict[str, str]:
+        """Return the reasons of the entries that the log says are left alone.
+
+        The log and ``node.json`` are written by two threads: either may tell first.
+        """
+        return {event["entry"]: event["reason"] for event in self.events("entry.left")}
 
     def node(self) -> dict[str, Any]:
         """Return the newest ``node.json``, empty if there is none."""
