@@ -50,8 +50,15 @@ COURSES = {
         HERE,
         "not lab",
         (
-            # These compute; the others wait for daemons.
-            ("test_cluster.py", "test_crash.py", "test_fair.py"),
+            # The first three compute; the others wait for daemons.
+            (
+                "test_cluster.py",
+                "test_crash.py",
+                "test_fair.py",
+                "test_crowd.py",
+                "test_daemon_entries.py",
+                "test_daemon_packing.py",
+            ),
             (
                 "test_adoption.py",
                 "test_daemon_deferred.py",

@@ -31,7 +31,7 @@ from pmjq.tree import Tree
 
 HERE = Path(__file__).parent
 
-SEEDS = 1000
+SEEDS = 600
 
 NFS = next(kind for kind in KINDS if kind.name == "nfs")
 WORST = next(kind for kind in KINDS if kind.name == "worst")
@@ -43,7 +43,7 @@ WORST = next(kind for kind in KINDS if kind.name == "worst")
 def test_every_seed_comes_to_rest_with_every_job_accounted_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Thousands of seeds: no job lost, none recorded twice, none started more often than it may."""
+    """Hundreds of seeds: no job lost, none recorded twice, none started more often than it may."""
     command = [sys.executable, str(HERE / "seeds.py"), "--seeds", str(SEEDS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     with capsys.disabled():
@@ -57,7 +57,7 @@ def test_every_seed_comes_to_rest_with_every_job_accounted_for(
     for what in ("taken over", "lost", "of them ended late", "executed beside a lost node"):
         found = re.search(rf"(\d+) {what}", done.stdout)
         assert found, what
-        assert int(found[1]) > 5, what
+        assert int(found[1]) > SEEDS / 200, what
 
 
 def test_a_seed_replays() -> None:
