@@ -155,6 +155,11 @@ class Owners:
             self._users[uid] = (self._now() + REMEMBERED, user)
         return user
 
+    def group(self, uid: int) -> int | None:
+        """Return the group that is a user's alone, None if there is none."""
+        user = self.user(uid)
+        return user.gid if user is not None and user.alone else None
+
     def signer(self, name: str) -> int:
         """Return as whom the jobs run that somebody of this name has signed.
 

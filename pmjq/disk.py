@@ -26,7 +26,7 @@ from pmjq.directives import HEAD
 from pmjq.ready import INFO_FILES, MOST_INSIDE, Inside, Look
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pmjq.digest import Fingerprint
 
@@ -429,11 +429,14 @@ class Disk:
         finally:
             os.close(fd)
 
-    def grant(self, path: str, uid: int) -> None:
+    def grant(
+        self, path: str, uid: int, group_of: Callable[[int], int | None] | None = None
+    ) -> None:
         """Let one user read a file of ours or look into a directory, and nobody else.
 
-        By an access control list. On a file system that has none nobody but its owner may read it;
-        what is in a directory its user still reaches by name, and so do the others.
+        By an access control list. On a file system that has none it is given to the group that is
+        his alone, as ``group_of`` tells. Without one nobody but its owner may read it; what is in
+        a directory its user still reaches by name, and so do the others.
         """
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -444,7 +447,12 @@ class Disk:
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                     raise
-                os.fchmod(fd, own << 6 | (theirs & 1))
+                group = None if group_of is None else group_of(uid)
+                if group is None:
+                    os.fchmod(fd, own << 6 | (theirs & 1))
+                else:
+                    os.fchown(fd, -1, group)
+                    os.fchmod(fd, own << 6 | theirs << 3)
         finally:
             os.close(fd)
 

@@ -349,6 +349,7 @@ class Lives:
         ground = self.ground
         spool = Spool(ground.disk, ground.root, token, local=ground.local)
         spool.private = ground.private
+        spool.group_of = None if ground.logins is None else ground.logins.group
         spool.open_to_requests = ground.shared
         return spool
 

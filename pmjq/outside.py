@@ -105,6 +105,9 @@ class Logins(Protocol):
     def login(self, uid: int) -> Person:
         """Return it; PermissionError: he may not log in, BlockingIOError: that is not known yet."""
 
+    def group(self, uid: int) -> int | None:
+        """Return the group that is a user's alone, None if there is none."""
+
 
 class Verifier(Protocol):
     """Whoever knows whose a signature is; ``pmjq.signers.Signers``."""

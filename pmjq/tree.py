@@ -19,7 +19,7 @@ from pmjq.job import FORMAT
 from pmjq.naming import OWN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pmjq.disk import Disk
 
@@ -49,6 +49,9 @@ class Tree:
 
     private = False
     """Whether what is told of a job is for its owner alone."""
+
+    group_of: Callable[[int], int | None] | None = None
+    """Tells the group that is a user's alone, None if there is none."""
 
     def __init__(self, disk: Disk, root: str, token: str = "", *, local: bool = True) -> None:
         """Name the tree; nothing is touched. ``local``: an lstat tells the truth here."""
@@ -106,7 +109,7 @@ class Tree:
     def _keep_private(self, path: str, uid: int) -> None:
         """Have only its owner see what is told of a job, where that is asked for."""
         if self.private:
-            self.disk.grant(path, uid)
+            self.disk.grant(path, uid, self.group_of)
 
     def _begin_private(self, path: str, uid: int) -> None:
         """Make a file that is private before there is anything to be read in it.
@@ -116,7 +119,7 @@ class Tree:
         if self.private:
             self.disk.unlink(path)
             self.disk.create([(path, b"", 0o600)])
-            self.disk.grant(path, uid)
+            self.disk.grant(path, uid, self.group_of)
 
     def make(self, path: str) -> None:
         """Make a directory, if it is not there."""

@@ -461,3 +461,31 @@ def test_what_is_granted_is_for_one_user(tmp_path: Path) -> None:
     path.touch(0o644)
     DISK.grant(str(path), os.geteuid())
     assert path.stat().st_mode & 0o007 == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "alone", "mode"),
+    [("file", True, 0o640), ("dir", True, 0o750), ("file", False, 0o600), ("dir", False, 0o701)],
+)
+def test_what_is_granted_where_there_are_no_lists(
+    kind: str, *, alone: bool, mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group that is the user's alone may read it; who has none is not let in."""
+
+    def setxattr(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no lists here")
+
+    monkeypatch.setattr(os, "setxattr", setxattr)
+    path = tmp_path / kind
+    path.mkdir(0o755) if kind == "dir" else path.touch(0o644)
+    group = os.getegid() if os.geteuid() else 54321
+    asked: list[int] = []
+
+    def group_of(uid: int) -> int | None:
+        asked.append(uid)
+        return group if alone else None
+
+    DISK.grant(str(path), 1234, group_of)
+    assert asked == [1234]
+    assert path.stat().st_mode & 0o7777 == mode
+    assert not alone or path.stat().st_gid == group

@@ -185,10 +185,16 @@ def rights(*, confined: bool = True) -> tuple[str, ...]:
 
 
 class Box(Live):
-    """A drop box; ``pmjq`` is the command that people type."""
+    """A drop box; ``pmjq`` is the command that people type, ``above`` where everything is."""
 
-    def __init__(self, archive: Path | None, *words: str, confined: bool = True) -> None:
-        root = Path(tempfile.mkdtemp(prefix="pmjq-box-", dir="/tmp"))
+    def __init__(
+        self,
+        archive: Path | None,
+        *words: str,
+        confined: bool = True,
+        above: Path = Path("/tmp"),  # where people can go
+    ) -> None:
+        root = Path(tempfile.mkdtemp(prefix="pmjq-box-", dir=above))
         root.chmod(0o755)
         self.name = root.name
         self.conf = CONFIGURATIONS / f"{self.name}.conf"

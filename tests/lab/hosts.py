@@ -56,7 +56,9 @@ class Hosts:
         self._programs: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
-        STATE.mkdir(mode=0o700, exist_ok=True)
+        STATE.mkdir(exist_ok=True)
+        # People go through it to the mounts, and find nothing else.
+        STATE.chmod(0o711)
         with _alone():
             _sweep()
             self.root.mkdir()

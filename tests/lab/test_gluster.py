@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Say
-from lab import gluster, shared
+from lab import gluster, others, shared
 from lab.hosts import Hosts, needs
 
 pytestmark = pytest.mark.lab
@@ -40,3 +40,8 @@ def test_node_killed(share: shared.Share, tmp_path: Path, say: Say) -> None:
 def test_host_cut_off(share: shared.Share, tmp_path: Path, say: Say) -> None:
     """The others take over from a machine that is cut off; it publishes nothing of what it lost."""
     shared.cut_off(share, tmp_path, say)
+
+
+def test_drop_box(share: shared.Share, say: Say) -> None:
+    """Root's daemons are two, and the people three who do not trust one another."""
+    others.owners(share, say)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Say
-from lab import shared
+from lab import others, shared
 
 pytestmark = pytest.mark.lab
 
@@ -42,3 +42,8 @@ def test_local_archives(share: shared.Share, tmp_path: Path, say: Say) -> None:
 def test_node_killed(share: shared.Share, tmp_path: Path, say: Say) -> None:
     """The others take over from a machine that dies."""
     shared.killed(share, tmp_path, say)
+
+
+def test_drop_box(share: shared.Share, say: Say) -> None:
+    """Root's daemons are two, and the people three who do not trust one another."""
+    others.owners(share, say)
