@@ -18,12 +18,12 @@ import errno
 import fcntl
 import os
 import stat as modes
-import struct
-from itertools import chain, islice
 from typing import TYPE_CHECKING
 
+from pmjq import acl
 from pmjq.directives import HEAD
-from pmjq.ready import INFO_FILES, MOST_INSIDE, Inside, Look
+from pmjq.inside import LOOKING, look_inside
+from pmjq.ready import Look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,9 +38,6 @@ UNTOLD = frozenset(
 )
 """Errors of F_SETLEASE that mean: this file system, or this owner, gets no answer."""
 
-ACCESS_LIST = "system.posix_acl_access"
-"""The attribute that holds the access control list of a file; see acl(5)."""
-
 AT_FDCWD = -100
 RENAME_NOREPLACE = 1
 """From linux/fcntl.h."""
@@ -52,8 +49,6 @@ FILE = 0o644
 The umask alone does not see to that: in a directory with the set-group-id bit, whose files are the
 group's of many people, 002 as many systems have it lets all of them write.
 """
-
-_LOOKING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 _AT_ONCE = os.O_NONBLOCK | os.O_CLOEXEC
 """How files are opened that may be a job's: on a lease of its owner's an open waits for 45 s."""
@@ -119,7 +114,7 @@ class Disk:
         which the daemon ignores, says so.
         """
         try:
-            fd = os.open(path, _LOOKING)
+            fd = os.open(path, LOOKING)
         except OSError as error:
             if error.errno in GONE:
                 return None
@@ -129,10 +124,10 @@ class Disk:
         try:
             stat = os.fstat(fd)
             if modes.S_ISDIR(stat.st_mode):
-                return _look_inside(path, fd, stat)
+                return look_inside(path, fd, stat)
             if not modes.S_ISREG(stat.st_mode):
                 return Look(stat, None, None)
-            return Look(stat, self._busy(fd), os.pread(fd, HEAD, 0), listed=_listed(fd, stat))
+            return Look(stat, self._busy(fd), os.pread(fd, HEAD, 0), listed=acl.listed(fd, stat))
         finally:
             os.close(fd)
 
@@ -142,7 +137,7 @@ class Disk:
         Nothing is asked that tells whether it is complete.
         """
         try:
-            fd = os.open(path, _LOOKING)
+            fd = os.open(path, LOOKING)
         except OSError as error:
             if error.errno in GONE:
                 return None
@@ -150,7 +145,7 @@ class Disk:
         try:
             stat = os.fstat(fd)
             if modes.S_ISDIR(stat.st_mode):
-                return _look_inside(path, fd, stat, deep=False)
+                return look_inside(path, fd, stat, deep=False)
             return Look(stat, None, os.pread(fd, HEAD, 0) if modes.S_ISREG(stat.st_mode) else None)
         finally:
             os.close(fd)
@@ -255,7 +250,7 @@ class Disk:
         Whoever may put something in its place gets nothing by it.
         """
         try:
-            fd = os.open(path, _LOOKING)
+            fd = os.open(path, LOOKING)
         except OSError as error:
             if error.errno in GONE or error.errno in (errno.ELOOP, errno.ENXIO):
                 return b""
@@ -434,25 +429,11 @@ class Disk:
     ) -> None:
         """Let one user read a file of ours or look into a directory, and nobody else.
 
-        By an access control list. On a file system that has none it is given to the group that is
-        his alone, as ``group_of`` tells. Without one nobody but its owner may read it; what is in
-        a directory its user still reaches by name, and so do the others.
+        Without access control lists here it takes a group that is his alone (``pmjq.acl``).
         """
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            directory = modes.S_ISDIR(os.fstat(fd).st_mode)
-            own, theirs = (7, 5) if directory else (6, 4)
-            try:
-                os.setxattr(fd, ACCESS_LIST, _access_list(own, uid, theirs))
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                    raise
-                group = None if group_of is None else group_of(uid)
-                if group is None:
-                    os.fchmod(fd, own << 6 | (theirs & 1))
-                else:
-                    os.fchown(fd, -1, group)
-                    os.fchmod(fd, own << 6 | theirs << 3)
+            acl.grant(fd, uid, group_of)
         finally:
             os.close(fd)
 
@@ -532,93 +513,6 @@ class Onlooker(Disk):
 def _named(error: OSError, path: str) -> OSError:
     """Return the error of a call on a descriptor with the path that this was opened by."""
     return OSError(error.errno, error.strerror, path)
-
-
-def _listed(fd: int, stat: os.stat_result) -> bool:
-    """Tell whether a list says who may write what its group may: more than the mode shows."""
-    if not stat.st_mode & modes.S_IWGRP:
-        return False
-    return _lists(fd)
-
-
-def _lists(path: str | int) -> bool:
-    try:
-        return bool(os.getxattr(path, ACCESS_LIST, follow_symlinks=isinstance(path, int)))
-    except OSError as error:
-        return error.errno not in (errno.ENODATA, errno.EOPNOTSUPP)
-
-
-def _look_inside(path: str, above: int, stat: os.stat_result, *, deep: bool = True) -> Look:
-    """Look into a directory that has an info file, and into any other no further.
-
-    Not ``deep``: no further than that file.
-    """
-    odd = ""
-    for name in INFO_FILES:
-        try:
-            # By its directory, in whose place nobody can put another.
-            fd = os.open(name, _LOOKING, dir_fd=above)
-        except FileNotFoundError:
-            continue
-        except OSError:
-            odd = odd or name
-            continue
-        try:
-            if modes.S_ISREG(os.fstat(fd).st_mode):
-                info = (name, os.pread(fd, HEAD + 1, 0))
-                listed = _listed(above, stat)
-                inside = _inside(path, above, stat) if deep else None
-                return Look(stat, None, None, info, inside, listed=listed)
-            odd = odd or name
-        finally:
-            os.close(fd)
-    return Look(stat, None, None, odd=odd)
-
-
-def _inside(path: str, above: int, stat: os.stat_result) -> Inside:
-    """Return what is in a directory, itself among it; of very much only the first."""
-    from pmjq import walk
-
-    entries = size = newest = 0
-    foreign = grouped = ""
-    for name, one in islice(chain([("", stat)], walk.below(path, MOST_INSIDE)), MOST_INSIDE):
-        entries += 1
-        size += one.st_size
-        newest = max(newest, one.st_ctime_ns, one.st_mtime_ns)
-        if not name or modes.S_ISLNK(one.st_mode):
-            # A link has all rights, which says nothing but whose it is.
-            foreign = foreign or (name if one.st_uid not in (stat.st_uid, 0) else "")
-        elif not foreign and _foreign(one, stat, f"/proc/self/fd/{above}/{name}"):
-            foreign = name
-        elif one.st_mode & modes.S_IWGRP:
-            grouped = grouped or name
-    return Inside(entries, size, newest, foreign, grouped)
-
-
-def _foreign(stat: os.stat_result, above: os.stat_result, path: str) -> bool:
-    """Tell whether somebody else owns what is in a directory, or may write it as its group not."""
-    if stat.st_uid not in (above.st_uid, 0) or stat.st_mode & modes.S_IWOTH:
-        return True
-    if not stat.st_mode & modes.S_IWGRP:
-        return False
-    return stat.st_gid != above.st_gid or _lists(path)
-
-
-def _access_list(own: int, uid: int, theirs: int) -> bytes:
-    """Return the list that gives rights to the owner and to one user, and none to all others.
-
-    As the kernel has it, see linux/posix_acl_xattr.h: a version, then tag, rights and number of
-    each entry, in the order of their tags: owner, user, group, mask, others.
-    """
-    nobody = 0xFFFFFFFF
-    entries = (
-        (0x01, own, nobody),
-        (0x02, theirs, uid),
-        (0x04, 0, nobody),
-        (0x10, theirs, nobody),
-        (0x20, 0, nobody),
-    )
-    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
 def _renameat2(source: str, target: str) -> int:

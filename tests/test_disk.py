@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pmjq import disk as module
+from pmjq import inside
 from pmjq.directives import HEAD
 from pmjq.disk import Disk, Onlooker
 from test_walk import nested
@@ -230,7 +231,7 @@ def test_look_into_a_directory_with_very_much_in_it(
     base: str, monkeypatch: pytest.MonkeyPatch, *, wide: bool
 ) -> None:
     """No more of it is looked at than tells that it is too much."""
-    monkeypatch.setattr(module, "MOST_INSIDE", 10)
+    monkeypatch.setattr(inside, "MOST_INSIDE", 10)
     for number in range(25):
         if wide:
             DISK.write(f"{base}/{number}", b"")
