@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pmjq.owners import Policy
     from pmjq.ready import Stat
 
+WHO = str(Path(__file__).with_name("who.py"))
 SESSION = str(Path(__file__).with_name("session.py"))
 PAM = "/etc/pam.d/pmjq"
 DEFINITIONS = "/etc/login.defs"
@@ -38,8 +39,11 @@ DEFINITIONS = "/etc/login.defs"
 REMEMBERED = 60.0
 """Seconds for which it is remembered who a user is and what a login gives him."""
 
+STALE = 600.0
+"""Seconds after which that counts for nothing, though nothing else is known yet."""
+
 PATIENCE = 20.0
-"""Seconds that the session of a user may take to open."""
+"""Seconds that the session of a user may take to open, and the name services to tell of him."""
 
 UMASK = 0o022
 PERSONS = 1000
@@ -132,7 +136,7 @@ class Owners:
         self._now = now
         self._users: dict[int, tuple[float, User | None]] = {}
         self._logins: dict[int, tuple[float, Login | str]] = {}
-        self._asking: set[int] = set()
+        self._asking: set[tuple[str, int]] = set()
 
     def refusal(self, stat: Stat, *, listed: bool = False, grouped: bool = False) -> str:
         """Return why what a user owns is not run as him, empty if it is; as ``ready.Judge``."""
@@ -148,17 +152,30 @@ class Owners:
         return reason
 
     def user(self, uid: int) -> User | None:
-        """Return who a number is, None if nobody is known by it; remembered for a while."""
-        until, user = self._users.get(uid, (0.0, None))
-        if self._now() >= until:
-            user = _user(uid)
-            self._users[uid] = (self._now() + REMEMBERED, user)
-        return user
+        """Return who a number is, None if nobody is known by it; remembered for a while.
+
+        Then the name services are asked anew beside the turns, and meanwhile what was known holds.
+        """
+        until, user = self._users.get(uid, (-STALE, None))
+        late = self._now() - until
+        if late >= STALE or (late >= 0 and user is None):
+            self._learn(uid)
+        elif late >= 0:
+            self._beside(("user", uid), lambda: self._learn(uid))
+        return self._users[uid][1]
 
     def group(self, uid: int) -> int | None:
         """Return the group that is a user's alone, None if there is none."""
-        user = self.user(uid)
+        user = self.user(uid) if uid else None
         return user.gid if user is not None and user.alone else None
+
+    def _learn(self, uid: int) -> None:
+        """Ask who a number is. Where nobody answers, what is known is all that is known."""
+        try:
+            user = _user(uid)
+        except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+            user = self._users.get(uid, (0.0, None))[1]
+        self._users[uid] = (self._now() + REMEMBERED, user)
 
     def signer(self, name: str) -> int:
         """Return as whom the jobs run that somebody of this name has signed.
@@ -180,10 +197,11 @@ class Owners:
         A session takes its time to open, and may hang with a server: meanwhile what was known
         before holds, and BlockingIOError tells that nothing is known yet.
         """
-        until, login = self._logins.get(uid, (0.0, None))
-        if self._now() >= until:
+        until, login = self._logins.get(uid, (-STALE, None))
+        late = self._now() - until
+        if late >= 0:
             self._look_up(uid)
-        if login is None:
+        if login is None or late >= STALE:
             raise BlockingIOError(f"a session for {owner_name(uid)} is being opened")
         if isinstance(login, str):
             raise PermissionError(login)
@@ -191,64 +209,69 @@ class Owners:
 
     def _look_up(self, uid: int) -> None:
         """Find out what a login gives a user, beside the turns."""
-        if uid not in self._asking:
-            self._asking.add(uid)
-            threading.Thread(target=self._ask, args=(uid,), name="login", daemon=True).start()
+        self._beside(("login", uid), lambda: self._ask(uid))
 
     def _ask(self, uid: int) -> None:
         try:
-            user = _user(uid)
+            user = self.user(uid)
             login = owners.unknown(uid) if user is None else _login(user)
         except Exception as error:  # noqa: BLE001  # whatever the system's modules do
             login = f"nothing is known of user {uid}: {type(error).__name__}"
         self._logins[uid] = (self._now() + REMEMBERED, login)
-        self._asking.discard(uid)
+
+    def _beside(self, what: tuple[str, int], ask: Callable[[], None]) -> None:
+        """Ask in a thread, one for each question."""
+        if what in self._asking:
+            return
+        self._asking.add(what)
+
+        def asked() -> None:
+            try:
+                ask()
+            finally:
+                self._asking.discard(what)
+
+        threading.Thread(target=asked, name=what[0], daemon=True).start()
 
 
 def _user(uid: int) -> User | None:
-    try:
-        found = pwd.getpwuid(uid)
-    except KeyError:
+    command = [sys.executable, "-I", "-S", WHO, str(uid)]
+    told = msgspec.json.decode(_said(command))
+    if told is None:
         return None
-    import grp  # noqa: PLC0415  # of what only root's daemon needs, commands load nothing
+    return User(**told | {"groups": frozenset(told["groups"]), "gids": tuple(told["gids"])})
 
-    names, alone = [], False
-    for gid in os.getgrouplist(found.pw_name, found.pw_gid):
-        with contextlib.suppress(KeyError):
-            group = grp.getgrgid(gid)
-            names.append(group.gr_name)
-            if gid == found.pw_gid:
-                # As the tools that make users give each a group of his own.
-                alone = group.gr_name == found.pw_name and not {*group.gr_mem} - {found.pw_name}
-    return User(uid, found.pw_name, found.pw_gid, frozenset(names), alone)
+
+def _said(command: list[str]) -> bytes:
+    """Return the last line of a program; what ``subprocess`` raises, or IndexError: it has none."""
+    done = subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        timeout=PATIENCE,
+        cwd="/",
+    )
+    return done.stdout.splitlines()[-1]
 
 
 def _login(user: User) -> Login | str:
     """Return what a login gives a user, or why he gets none."""
-    groups = tuple(os.getgrouplist(user.name, user.gid))
     environment = login_environment(user.uid)
     umask = _defined(r"UMASK\s+([0-7]+)", 8)
-    login = Login(user, groups, environment, UMASK if umask is None else umask)
+    login = Login(user, user.gids, environment, UMASK if umask is None else umask)
     if not os.path.exists(PAM):
         return login
     command = [sys.executable, "-I", "-S", SESSION, user.name, str(user.gid), str(login.umask)]
     try:
-        done = subprocess.run(
-            command,
-            check=True,
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            timeout=PATIENCE,
-            cwd="/",
-        )
-        told = msgspec.json.decode(done.stdout.splitlines()[-1])
+        told = msgspec.json.decode(_said(command))
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
         return f"no session can be opened for {user.name} ({PAM}: {type(error).__name__})"
     if "refused" in told:
         return f"{user.name} may not log in: {told['refused']}"
     return Login(
         user,
-        tuple(dict.fromkeys((*groups, *told["groups"]))),
+        tuple(dict.fromkeys((*user.gids, *told["groups"]))),
         environment | told["environment"],
         told["umask"],
         tuple((number, soft, hard) for number, soft, hard in told["limits"]),

@@ -39,8 +39,8 @@ def grant(fd: int, uid: int, group_of: Callable[[int], int | None] | None = None
     """Let one user read a file of ours or look into a directory, and nobody else.
 
     On a file system without lists it is given to the group that is his alone, as ``group_of``
-    tells. Where there is none nobody but its owner may read it; what is in a directory its user
-    still reaches by name, and so do the others. OSError: neither can be done.
+    tells. Where there is none, or the file system keeps no groups, we alone may read it; what is in
+    a directory its user still reaches by name, and so do the others. OSError: neither can be done.
     """
     own, theirs = (7, 5) if modes.S_ISDIR(os.fstat(fd).st_mode) else (6, 4)
     try:
@@ -49,11 +49,10 @@ def grant(fd: int, uid: int, group_of: Callable[[int], int | None] | None = None
         if error.errno not in _NO_LISTS:
             raise
         group = None if group_of is None else group_of(uid)
-        if group is None:
-            os.fchmod(fd, own << 6 | (theirs & 1))
-        else:
+        if group is not None:
             os.fchown(fd, -1, group)
-            os.fchmod(fd, own << 6 | theirs << 3)
+        given = group is not None and os.fstat(fd).st_gid == group
+        os.fchmod(fd, own << 6 | (theirs << 3 if given else theirs & 1))
 
 
 def _list(own: int, uid: int, theirs: int) -> bytes:

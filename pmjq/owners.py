@@ -24,12 +24,13 @@ NOBODIES = frozenset({65534, 65535, 2**32 - 2, 2**32 - 1})
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user of this machine: numbers, names, and whether the group of that number is his alone."""
+    """A user of this machine: his groups by number and name, and whether the first is his alone."""
 
     uid: int
     name: str
     gid: int
     groups: frozenset[str] = frozenset()
+    gids: tuple[int, ...] = ()
     alone: bool = False
 
 

@@ -279,6 +279,10 @@ class Paperwork(Returned):
         """Remove the paperwork of a job that has been claimed after all."""
         self.remove(f"{self._job}/{record.id}")
 
+    def claim_path(self, record: Record) -> str:
+        """Return the path of an attempt's claim, while that is not its record yet."""
+        return f"{self._job}/{record.id}/claim.{record.attempt}.json"
+
     def record_path(self, record: Record) -> str:
         """Return where a record lies until its job is archived."""
         return f"{self._job}/{record.id}/record.{record.attempt}.json"

@@ -271,6 +271,7 @@ class Spool(Paperwork, Requests, Letters, Sealed):
             if self._gone(f"{self._run}/{record.id}"):
                 return False
             self._make_papers(record)
+            self._begin_private(self.claim_path(record), record.uid)
             self._write_outcome(record)
         return self._moved(f"{self._run}/{record.id}", self.ended_path(record))
 
@@ -281,7 +282,7 @@ class Spool(Paperwork, Requests, Letters, Sealed):
             self.disk.write(self.out_path(record), text.encode())
         # The claim has served: its file becomes the record, since making a file costs more than all
         # else here. If only half of that happens, the event tells the rest.
-        claim = f"{self._job}/{record.id}/claim.{record.attempt}.json"
+        claim = self.claim_path(record)
         self.disk.write(claim, msgspec.json.encode(record) + b"\n")
         self._keep_private(claim, record.uid)
         self.disk.rename(claim, self.record_path(record))

@@ -259,13 +259,14 @@ class Live:
     ) -> Path:
         """Put a job into the spool with one rename; text without ``#!`` gets ``#!/bin/sh``.
 
-        ``owner``: whose it is by then, user and group, where only root can give it away.
+        ``owner``: whose it is by then, user and group; that needs root.
         """
         if isinstance(content, str) and not content.startswith("#!"):
             content = f"#!/bin/sh\n{content}"
         source = self.write(name, content, mode)
         if owner is not None:
             os.chown(source, owner, owner)
+            source.chmod(mode)
         target = self.spool / source.name
         source.rename(target)
         source.parent.rmdir()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lab import dropbox
-from lab.dropbox import FILES, LIMITS, PAM, Box, People, kept
+from lab.dropbox import FILES, LIMITS, Box, People, kept, pam_kept
 
 Mount = Callable[[str, str], Path]
 """Makes a file system of a kind and size (as truncate and tmpfs write it) and mounts it."""
@@ -58,7 +58,7 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
 def people() -> Iterator[People]:
     """Return three users of this machine; one of them has a limit of his own."""
     dropbox.needs()
-    with dropbox.people() as made, kept(PAM), kept(LIMITS / f"{made.ann.name}.conf"):
+    with dropbox.people() as made, pam_kept(), kept(LIMITS / f"{made.ann.name}.conf"):
         limit = f"{made.ann.name} - nofile {FILES}\n"
         (LIMITS / f"{made.ann.name}.conf").write_text(limit, encoding="utf-8")
         yield made

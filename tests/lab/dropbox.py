@@ -7,6 +7,7 @@ the configuration that setup wrote. What people do is done by processes of their
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pwd
@@ -20,7 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 import pytest
 
@@ -29,6 +30,7 @@ from live import PROJECT, Live, eventually
 CONTRIB = Path(PROJECT) / "contrib"
 UNIT = CONTRIB / "systemd" / "pmjq-dropbox@.service"
 PAM = Path("/etc/pam.d/pmjq")
+SAVED = Path("/run/pmjq-lab.pam")
 CONFIGURATIONS = Path("/etc/pmjq")
 LIMITS = Path("/etc/security/limits.d")
 
@@ -153,18 +155,48 @@ def processes_of(uid: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def kept(path: Path) -> Iterator[None]:
-    """Have a file of the system afterwards as it was before."""
+    """Have a file of the system afterwards as it was before; nobody else may keep it meanwhile."""
     before = path.read_bytes() if path.exists() else None
-    above = path.parent.exists()
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        if before is not None:
-            path.write_bytes(before)
-        if not above:
-            with contextlib.suppress(OSError):
-                path.parent.rmdir()
+        _restore(path, before)
+
+
+@contextlib.contextmanager
+def pam_kept() -> Iterator[None]:
+    """Have ``PAM`` as it was before, when all tests that run side by side have done with it."""
+    with SAVED.open("a+b") as saved:
+        if _only(saved):
+            saved.truncate(0)
+            saved.write(b"+" + PAM.read_bytes() if PAM.exists() else b"-")
+            saved.flush()
+        fcntl.flock(saved, fcntl.LOCK_SH)
+        try:
+            yield
+        finally:
+            # Whoever is the last; one that fails here has let go of it by that.
+            if _only(saved):
+                saved.seek(0)
+                before = saved.read()
+                _restore(PAM, before[1:] if before.startswith(b"+") else None)
+
+
+def _only(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _restore(path: Path, before: bytes | None) -> None:
+    path.unlink(missing_ok=True)
+    if before is not None:
+        path.write_bytes(before)
+    if path.parent == CONFIGURATIONS:
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
 
 
 def unit(key: str) -> str:

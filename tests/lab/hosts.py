@@ -56,12 +56,12 @@ class Hosts:
         self._programs: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
+        # People go through these to the mounts.
         STATE.mkdir(exist_ok=True)
-        # People go through it to the mounts, and find nothing else.
         STATE.chmod(0o711)
         with _alone():
             _sweep()
-            self.root.mkdir()
+            self.root.mkdir(0o711)
             self._lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 
 from conftest import Say
 from lab import dropbox
-from lab.dropbox import Box, People, kept
+from lab.dropbox import Box, People
 from lab.hosts import HOSTS
 from lab.shared import LEASE, Share
 from live import Live, eventually
@@ -23,7 +23,7 @@ def owners(share: Share, say: Say) -> None:
     dropbox.needs()
     with ExitStack() as stack:
         people = stack.enter_context(dropbox.people())
-        stack.enter_context(kept(dropbox.PAM))
+        stack.enter_context(dropbox.pam_kept())
         box = stack.enter_context(closing(Box(None, above=share.mounts[0])))
         nodes = [_node(share, box, number) for number in range(2)]
         for live in nodes:
@@ -67,7 +67,8 @@ def _as_themselves(share: Share, box: Box, people: People) -> None:
             assert (record.state, record.owner) == (State.DONE, person.name), record
             assert filed.text == f"{person.name}\n{groups}\n"
             assert (filed.files / "mine").stat().st_uid == person.uid
-            private = [filed.path.with_name(f"{filed.path.name}.out"), filed.files / "mine"]
+            beside = (f"{filed.path.name}{end}" for end in (".json", ".out"))
+            private = [filed.files / "mine", *map(filed.path.with_name, beside)]
             for another in people.all():
                 assert another.readable(*private) == (private if another == person else [])
     assert {filed.record.node for filed in box.filed()} == {"n1", "n2"}
@@ -108,7 +109,8 @@ def _taken_over(box: Box, nodes: list[Live], people: People) -> float:
     seconds = time.monotonic() - died
     filed = box.ended("lost", within=60)
     assert (filed.record.state, filed.record.owner) == (State.LOST, eve.name)
-    assert box.ask(eve, "cancel", "again").returncode != 0
+    refused = box.ask(eve, "cancel", "again")
+    assert refused.returncode == 66, refused
     assert box.ask(ann, "cancel", "again").returncode == 0
     assert box.ended("again", within=60).record.state is State.CANCELLED
     assert _said(box, "lost") == [eve.name]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lab import dropbox
-from lab.dropbox import Box, People, kept
+from lab.dropbox import Box, People
 from live import Live, eventually
 from pmjq.job import Record
 
@@ -29,7 +29,7 @@ SLOTS = 4
 def people() -> Iterator[People]:
     """Return three users of this machine."""
     dropbox.needs()
-    with dropbox.people() as made, kept(dropbox.PAM):
+    with dropbox.people() as made, dropbox.pam_kept():
         yield made
 
 
