@@ -220,10 +220,9 @@ class Owners:
         self._logins[uid] = (self._now() + REMEMBERED, login)
 
     def _beside(self, what: tuple[str, int], ask: Callable[[], None]) -> None:
-        """Ask in a thread, one for each question."""
+        """Ask in a thread, one for each question; later, where there can be no more threads."""
         if what in self._asking:
             return
-        self._asking.add(what)
 
         def asked() -> None:
             try:
@@ -231,7 +230,11 @@ class Owners:
             finally:
                 self._asking.discard(what)
 
-        threading.Thread(target=asked, name=what[0], daemon=True).start()
+        self._asking.add(what)
+        try:
+            threading.Thread(target=asked, name=what[0], daemon=True).start()
+        except RuntimeError:
+            self._asking.discard(what)
 
 
 def _user(uid: int) -> User | None:

@@ -75,6 +75,21 @@ def test_asked_anew_beside_the_turns(services: Services) -> None:
     assert services.asked == 2
 
 
+def test_no_thread_to_be_had(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked as soon as there is one."""
+    assert services.known() == ANN
+    services.time += account.REMEMBERED
+    services.answer = EVE
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        assert [services.known() for _ in range(3)] == [ANN] * 3
+    eventually(lambda: services.known() == EVE)
+
+
 def test_who_was_known_long_ago(services: Services) -> None:
     """A number may be somebody else's by then."""
     assert services.known() == ANN
