@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 from pmjq import acl
 from pmjq.directives import HEAD
-from pmjq.inside import LOOKING, look_inside
 from pmjq.ready import Look
 
 if TYPE_CHECKING:
@@ -49,6 +48,9 @@ FILE = 0o644
 The umask alone does not see to that: in a directory with the set-group-id bit, whose files are the
 group's of many people, 002 as many systems have it lets all of them write.
 """
+
+_LOOKING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+"""How what may be anybody's is opened: whatever it is, nobody waits, and nothing is followed."""
 
 _AT_ONCE = os.O_NONBLOCK | os.O_CLOEXEC
 """How files are opened that may be a job's: on a lease of its owner's an open waits for 45 s."""
@@ -114,7 +116,7 @@ class Disk:
         which the daemon ignores, says so.
         """
         try:
-            fd = os.open(path, LOOKING)
+            fd = os.open(path, _LOOKING)
         except OSError as error:
             if error.errno in GONE:
                 return None
@@ -124,7 +126,9 @@ class Disk:
         try:
             stat = os.fstat(fd)
             if modes.S_ISDIR(stat.st_mode):
-                return look_inside(path, fd, stat)
+                from pmjq.inside import look_inside
+
+                return look_inside(path, fd, stat, _LOOKING)
             if not modes.S_ISREG(stat.st_mode):
                 return Look(stat, None, None)
             return Look(stat, self._busy(fd), os.pread(fd, HEAD, 0), listed=acl.listed(fd, stat))
@@ -137,7 +141,7 @@ class Disk:
         Nothing is asked that tells whether it is complete.
         """
         try:
-            fd = os.open(path, LOOKING)
+            fd = os.open(path, _LOOKING)
         except OSError as error:
             if error.errno in GONE:
                 return None
@@ -145,7 +149,9 @@ class Disk:
         try:
             stat = os.fstat(fd)
             if modes.S_ISDIR(stat.st_mode):
-                return look_inside(path, fd, stat, deep=False)
+                from pmjq.inside import look_inside
+
+                return look_inside(path, fd, stat, _LOOKING, deep=False)
             return Look(stat, None, os.pread(fd, HEAD, 0) if modes.S_ISREG(stat.st_mode) else None)
         finally:
             os.close(fd)
@@ -250,7 +256,7 @@ class Disk:
         Whoever may put something in its place gets nothing by it.
         """
         try:
-            fd = os.open(path, LOOKING)
+            fd = os.open(path, _LOOKING)
         except OSError as error:
             if error.errno in GONE or error.errno in (errno.ELOOP, errno.ENXIO):
                 return b""

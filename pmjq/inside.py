@@ -11,24 +11,24 @@ import os
 import stat as modes
 from itertools import chain, islice
 
-from pmjq import acl
+from pmjq import acl, walk
 from pmjq.directives import HEAD
 from pmjq.ready import INFO_FILES, MOST_INSIDE, Inside, Look
 
-LOOKING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-"""How what may be anybody's is opened: whatever it is, nobody waits, and nothing is followed."""
 
-
-def look_inside(path: str, above: int, stat: os.stat_result, *, deep: bool = True) -> Look:
+def look_inside(
+    path: str, above: int, stat: os.stat_result, flags: int, *, deep: bool = True
+) -> Look:
     """Look into a directory that has an info file, and into any other no further.
 
-    Not ``deep``: no further than that file.
+    ``above``: it is opened; ``flags``: to open the info file with. Not ``deep``: no further than
+    that file.
     """
     odd = ""
     for name in INFO_FILES:
         try:
             # By its directory, in whose place nobody can put another.
-            fd = os.open(name, LOOKING, dir_fd=above)
+            fd = os.open(name, flags, dir_fd=above)
         except FileNotFoundError:
             continue
         except OSError:
@@ -48,8 +48,6 @@ def look_inside(path: str, above: int, stat: os.stat_result, *, deep: bool = Tru
 
 def _inside(path: str, above: int, stat: os.stat_result) -> Inside:
     """Return what is in a directory, itself among it; of very much only the first."""
-    from pmjq import walk
-
     entries = size = newest = 0
     foreign = grouped = ""
     for name, one in islice(chain([("", stat)], walk.below(path, MOST_INSIDE)), MOST_INSIDE):
