@@ -8,6 +8,7 @@ mark in the daemon's environment, which the keeper inherits, and jobs by the pat
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -76,8 +77,18 @@ class Gate:
         return f"read gate <'{self.path}'\n"
 
     def open(self) -> None:
-        """Let everybody through who waits; OSError if nobody does."""
-        os.close(os.open(self.path, os.O_WRONLY | os.O_NONBLOCK))
+        """Let everybody through, as soon as somebody waits."""
+        eventually(self.try_open, what=f"somebody stands before {self.path}")
+
+    def try_open(self) -> bool:
+        """Let everybody through who waits; False if nobody does."""
+        try:
+            os.close(os.open(self.path, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return False
+        return True
 
 
 class Live:
@@ -203,21 +214,18 @@ class Live:
             time.sleep(0.01)
 
     def let_go(self, name: str) -> None:
-        """Open the gate of this name as soon as somebody stands before it."""
-        gate = Gate(self.root / f"gate.{name}")
+        """Open the gate of this name."""
+        Gate(self.root / f"gate.{name}").open()
 
-        def opened() -> bool:
-            try:
-                gate.open()
-            except OSError:
-                return False
-            return True
-
-        eventually(opened)
-
-    def aside(self, name: str) -> str:
-        """Return why a job does not run, as its node says, when it says so."""
-        return str(eventually(lambda: (self.node() or {}).get("aside", {}).get(name, "")))
+    def aside(self, name: str, within: float = 30.0) -> str:
+        """Return why an entry does not run, as its node says, when it says so."""
+        return str(
+            eventually(
+                lambda: self.node().get("aside", {}).get(name, ""),
+                within=within,
+                what=f"{name} is aside",
+            )
+        )
 
     # -- its processes
 

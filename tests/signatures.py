@@ -102,6 +102,10 @@ class Signing(Live):
         """Return a job that tells when it is executed."""
         return f"#!/bin/sh\n{self.side_effect(name)}".encode()
 
+    def refused(self) -> dict[str, str]:
+        """Return with which fault jobs were refused, as the log tells."""
+        return {event["job"]: event["fault"] for event in self.events("signature.refused")}
+
     def count(self) -> dict[str, int]:
         """Return how ``node.json`` counts what was verified and what was refused."""
         eventually(self.node)

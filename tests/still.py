@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from live import Gate, Live, eventually
+from live import Live, eventually
 from pmjq import job, naming, probe
 from pmjq.cli import main
 from pmjq.disk import Disk
@@ -328,19 +328,6 @@ def runs_now(live: Live, name: str, text: str, *before: str) -> None:
     """Drop a job and wait until it runs."""
     live.drop(name, "#!/bin/sh\n" + "".join(before) + live.side_effect(name) + text)
     eventually(lambda: live.runs(name), what=f"{name} runs")
-
-
-def passed(gate: Gate) -> None:
-    """Open a gate once somebody stands before it."""
-
-    def opened() -> bool:
-        try:
-            gate.open()
-        except OSError:
-            return False
-        return True
-
-    eventually(opened)
 
 
 FOR_EVER = "exec sleep 1000\n"

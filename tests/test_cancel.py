@@ -27,7 +27,6 @@ from still import (
     Still,
     given_to,
     new_id,
-    passed,
     public_directory,
     runs_now,
     snapshot,
@@ -424,7 +423,7 @@ def test_while_it_pauses_between_attempts(live: Live) -> None:
     """One that is to be tried again is cancelled in the queue, and is not."""
     gate = live.gate("1")
     runs_now(live, "x", f"{gate.wait}exit 1\n", "#PMJQ retries=5 backoff=1h\n")
-    passed(gate)
+    gate.open()
     eventually(lambda: live.spooled() == ["x"])
     assert typed(live, "cancel", "x").code == 0
     assert live.ended("x").record.state is State.CANCELLED

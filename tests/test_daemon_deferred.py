@@ -45,19 +45,6 @@ def back(live: Live, name: str) -> None:
     eventually(lambda: path.exists() and name in live.spooled(), what=f"{name} is back")
 
 
-def opened(gate: object) -> None:
-    """Open a gate once its job stands before it."""
-
-    def one() -> bool:
-        try:
-            gate.open()  # type: ignore[attr-defined]  # a Gate
-        except OSError:
-            return False
-        return True
-
-    eventually(one)
-
-
 # --- retries
 
 
@@ -286,7 +273,7 @@ def test_after(word: str, live: Live) -> None:
     live.drop(f"{word}-1", f"{gate.wait}true\n")
     live.drop(f"{word}-2", job(f"{word}={word}-1"))
     aside(live, f"{word}-2", f"after {word}-1, which has not ended")
-    opened(gate)
+    gate.open()
     first, second = (live.ended(f"{word}-{number}", within=30) for number in (1, 2))
     assert second.record.state is State.DONE
     assert second.record.started is not None
@@ -334,7 +321,7 @@ def test_after_by_id(live: Live) -> None:
     (seen,) = eventually(lambda: [one for one in Queue(live.spool).show("by-id") if one.id])
     live.drop("after-id", job(f"after={seen.id}"))
     aside(live, "after-id", f"after {seen.id}, which has not ended")
-    opened(gate)
+    gate.open()
     assert live.ended("after-id", within=30).text == "ran\n"
 
 
@@ -347,7 +334,7 @@ def test_after_the_id_of_an_attempt_that_is_tried_again(live: Live) -> None:
     (seen,) = eventually(lambda: [one for one in Queue(live.spool).show("first-id") if one.id])
     live.drop("after-first-id", job(f"after={seen.id}"))
     aside(live, "after-first-id", "which has not ended")
-    opened(gate)
+    gate.open()
     assert live.ended("first-id", within=30).record.state is State.DONE
     assert live.ended("after-first-id", within=30).text == "ran\n"
 
@@ -452,7 +439,7 @@ def test_waiting_outlives_the_daemon(tmp_path: Path) -> None:
         live.drop("second", job("after=first"))
         aside(live, "second", "after first")
         live.kill()
-        opened(gate)
+        gate.open()
         live.start()
         assert live.ended("second", within=60).text == "ran\n"
         live.drop("third", job("after=first,second"))

@@ -58,12 +58,6 @@ def toml(script: str = "sh run.sh", **keys: Any) -> str:  # noqa: ANN401  # as T
     )
 
 
-def aside(live: Live, name: str) -> str:
-    """Wait until a node says why an entry does not run, and return what it says."""
-    eventually(lambda: name in live.node().get("aside", {}), within=30, what=f"{name} is aside")
-    return str(live.node()["aside"][name])
-
-
 def rejected(live: Live, name: str) -> Filed:
     """Wait until a directory is rejected and check what all such have in common."""
     filed = live.ended(name, within=30)
@@ -189,7 +183,7 @@ def test_any_name(live: Live) -> None:
 def test_plain_directory_is_left_alone(live: Live) -> None:
     """A directory without an info file is somebody's own, and listed with that reason."""
     target = directory(live, "plain", {"run.sh": RUN})
-    assert "a directory without an info file" in aside(live, "plain")
+    assert "a directory without an info file" in live.aside("plain")
     seen = [one for one in Queue(live.spool).list() if one.name == "plain"]
     assert [(one.is_job, "without an info file" in one.reason) for one in seen] == [(False, True)]
     assert target.exists()
@@ -220,7 +214,7 @@ def test_directory_is_left_alone_while_it_changes(live: Live) -> None:
 def test_held_directory(live: Live) -> None:
     """Mode a-x holds it, as any job; release lets it go."""
     directory(live, "held", {"job.toml": toml("echo ran")}, mode=0o644)
-    assert "not executable" in aside(live, "held")
+    assert "not executable" in live.aside("held")
     (answer,) = Queue(live.spool).release(["held"])
     assert (answer.done, answer.text) == (True, "released")
     assert live.ended("held", within=30).text == "ran\n"
@@ -306,7 +300,7 @@ def test_info_file_that_is_no_file(live: Live) -> None:
         target.mkdir()
         make(target / "job.toml")
         target.rename(live.spool / f"odd-{kind}")
-        assert "job.toml is no regular file" in aside(live, f"odd-{kind}")
+        assert "job.toml is no regular file" in live.aside(f"odd-{kind}")
 
 
 # --- where it goes
@@ -359,14 +353,7 @@ def test_directory_of_a_killed_daemon_is_adopted(code: int, tmp_path: Path) -> N
         live.ended("canary")
         assert live.named("adopted") == []
 
-        def opened() -> bool:
-            try:
-                gate.open()
-            except OSError:
-                return False
-            return True
-
-        eventually(opened)
+        gate.open()
         filed = live.ended("adopted", within=30)
         assert filed.record.exit_code == code
         assert filed.record.state is (State.FAILED if code else State.DONE)

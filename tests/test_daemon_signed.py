@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -54,7 +54,7 @@ def _refused(live: Signing, names: list[str], fault: str, words: str) -> None:
         assert filed.text == f"pmjq: {name}: {filed.record.reason}\n"
         assert (live.runs(name), filed.record.signer) == (0, "")
         assert not (live.spool / f"{name}.sig").exists()
-    told = {event["job"]: event["fault"] for event in live.events("signature.refused")}
+    told = live.refused()
     assert [told[name] for name in names] == [fault] * len(names)
 
 
@@ -377,22 +377,14 @@ def test_name_that_is_taken_when_a_job_returns(live: Signing) -> None:
     live.beside("taken", signature)
     copy = live.write("taken", content, 0o644)
     copy.rename(live.spool / "taken")
-    eventually(lambda: _opened(gate.open))
+    gate.open()
     eventually(lambda: live.runs("taken") == 2)
-    eventually(lambda: _opened(gate.open))
+    gate.open()
     filed = live.ended("taken.2")
     assert (filed.record.state, filed.record.attempt) == (State.FAILED, 2)
     (live.spool / "taken").chmod(0o755)
     assert live.ended("taken").record.state is State.REJECTED
     assert live.runs("taken") == 2
-
-
-def _opened(open_gate: Callable[[], None]) -> bool:
-    try:
-        open_gate()
-    except OSError:
-        return False
-    return True
 
 
 def test_counters(live: Signing) -> None:
@@ -482,7 +474,7 @@ def test_unstarted_jobs_return_with_their_signatures(tmp_path: Path) -> None:
         assert (live.spool / "first.sig").read_bytes() == signature
         live.start()
         eventually(lambda: live.runs("first") == 2)
-        eventually(lambda: _opened(gate.open))
+        gate.open()
         record = live.ended("first").record
         assert (record.state, record.attempt, record.signer) == (State.DONE, 2, me())
 

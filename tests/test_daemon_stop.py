@@ -26,19 +26,6 @@ def _held_up(live: Live, name: str, *before: str) -> Gate:
     return gate
 
 
-def _open(gate: Gate) -> None:
-    """Open a gate once its job stands before it."""
-
-    def opened() -> bool:
-        try:
-            gate.open()
-        except OSError:
-            return False
-        return True
-
-    eventually(opened)
-
-
 def test_leave_is_the_default(tmp_path: Path) -> None:
     """TERM ends the daemon at once; the job goes on, and the next daemon records its end."""
     with Live(tmp_path) as live:
@@ -47,7 +34,7 @@ def test_leave_is_the_default(tmp_path: Path) -> None:
         assert live.said("daemon.stopping")["on_stop"] == "leave"
         assert live.said("daemon.stopped")["jobs_left_running"] == 1
         live.start()
-        _open(gate)
+        gate.open()
         filed = live.ended("goes-on")
         assert (filed.record.exit_code, filed.text) == (5, "ends\n")
         assert filed.record.user_cpu is not None
@@ -59,7 +46,7 @@ def test_end_while_no_daemon_runs_is_recorded(tmp_path: Path) -> None:
     with Live(tmp_path) as live:
         gate = _held_up(live, "ends-alone")
         live.kill()
-        _open(gate)
+        gate.open()
         eventually(lambda: not live.jobs())
         eventually(lambda: not live.keepers())
         live.start()
@@ -77,7 +64,7 @@ def test_wait_ends_with_the_last_job(tmp_path: Path) -> None:
         assert live.said("daemon.stopping")["on_stop"] == "wait"
         later = live.drop("comes-later")
         assert live.alive()
-        _open(gate)
+        gate.open()
         assert live.wait() == 0
         assert live.ended("is-awaited").record.exit_code == 5
         assert later.exists()
@@ -119,7 +106,7 @@ def test_returned_job_left_deep_directories(tmp_path: Path) -> None:
         assert live.events("turn.failed", "return.failed", "job.fenced", "paperwork.left") == []
         live.start()
         eventually(lambda: live.runs("deep") == 2)
-        _open(gate)
+        gate.open()
         assert live.ended("deep").record.exit_code == 5
         left = live.ended("deep").files
         # pytest's own removal would recurse.
@@ -157,7 +144,7 @@ def test_interrupt_on_a_terminal_waits_and_says_so(tmp_path: Path) -> None:
         said = live.said("daemon.stopping")
         assert (said["signal"], said["on_stop"]) == ("SIGINT", "wait")
         assert "once more kills" in said["meaning"]
-        _open(gate)
+        gate.open()
         assert live.wait() == 0
         assert live.ended("awaited").record.exit_code == 5
     finally:
@@ -176,7 +163,7 @@ def test_once_waits_when_it_is_told_to_stop(tmp_path: Path) -> None:
         eventually(lambda: live.runs("last"))
         live.tell(signal.SIGTERM)
         assert live.said("daemon.stopping")["on_stop"] == "wait"
-        _open(gate)
+        gate.open()
         assert live.wait() == 0
         assert live.ended("last").record.exit_code == 5
 

@@ -61,14 +61,6 @@ def held_up(live: Live) -> Gate:
     return gate
 
 
-def opened(gate: Gate) -> bool:
-    """Open a gate if somebody stands before it."""
-    with contextlib.suppress(OSError):
-        gate.open()
-        return True
-    return False
-
-
 # -- descriptors
 
 
@@ -80,7 +72,7 @@ def test_without_standard_input(tmp_path: Path, number: int) -> None:
         assert live.stop(number) == 0
         assert live.said("daemon.stopping")["on_stop"] == "leave"
         assert live.said("daemon.stopped")["jobs_left_running"] == 1
-        eventually(lambda: opened(gate))
+        gate.open()
 
 
 def test_without_any_standard_descriptor(tmp_path: Path) -> None:
@@ -131,7 +123,7 @@ def test_failure_ends_the_daemon_and_not_its_jobs(tmp_path: Path, trouble: str) 
         assert live.jobs()
         live.statement = ""
         live.start()
-        eventually(lambda: opened(gate))
+        gate.open()
         assert live.ended("held-up").record.exit_code == 5
         assert live.runs("held-up") == 1
 

@@ -18,7 +18,6 @@ from still import (
     NOT_SO,
     USAGE,
     Still,
-    passed,
     public_directory,
     runs_now,
     snapshot,
@@ -162,7 +161,7 @@ def test_takes_nothing_and_what_runs_goes_on(tmp_path: Path) -> None:
         assert who in str(told)
         assert who in typed(live, "list", "--json", "x").one["reason"]
         assert f"a: {who}" in typed(live, "show", "x").out
-        passed(gate)
+        gate.open()
         assert live.ended("first").record.exit_code == 4
         # Every look at the queue has been free to start it since.
         live.drop("y", live.side_effect("y"))
@@ -241,7 +240,7 @@ def test_claimed_ones_go_back(tmp_path: Path) -> None:
         assert typed(live, "drain", "a").code == 0
         eventually(lambda: closed(live))
         eventually(lambda: len(live.spooled()) == 5, what="what was claimed ahead is back")
-        passed(gate)
+        gate.open()
         live.ended("first")
         assert (live.spooled(), sum(live.runs(f"x{number}") for number in range(5))) == (
             [f"x{number}" for number in range(5)],

@@ -22,7 +22,6 @@ from still import (
     USAGE,
     Still,
     given_to,
-    passed,
     public_directory,
     runs_now,
     snapshot,
@@ -254,7 +253,7 @@ def test_daemon_heeds_both(live: Live) -> None:
     live.drop("x", live.side_effect("x"), mode=0o644)
     live.drop("y", f"{live.side_effect('y')}{gate.wait}")
     eventually(lambda: live.runs("y"))
-    passed(gate)
+    gate.open()
     live.ended("y")
     assert live.runs("x") == 0
     assert typed(live, "release", "x").code == 0
@@ -291,7 +290,7 @@ def test_hold_behind_a_full_house(tmp_path: Path) -> None:
         live.drop("y", live.side_effect("y"))
         # Held as soon as it is in the queue: a node may have claimed it ahead for a moment.
         eventually(lambda: typed(live, "hold", "x").code == 0)
-        passed(gate)
+        gate.open()
         live.ended("y")
         assert (live.runs("x"), live.spooled()) == (0, ["x"])
         assert typed(live, "release", "x").code == 0

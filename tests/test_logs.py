@@ -22,7 +22,6 @@ from still import (
     USAGE,
     Still,
     new_id,
-    passed,
     public_directory,
     runs_now,
     typed,
@@ -169,9 +168,9 @@ def test_follow(tmp_path: Path) -> None:
         runs_now(live, "x", text)
         with following(live.spool, "x", tmp_path / "told") as told:
             told.has(b"one\n")
-            passed(first)
+            first.open()
             told.has(b"one\ntwo\n")
-            passed(second)
+            second.open()
             assert told.end() == (0, b"one\ntwo\nno \xff newline")
 
 
@@ -193,7 +192,7 @@ def test_follow_across_a_retry(tmp_path: Path) -> None:
         runs_now(live, "x", text, "#PMJQ retries=1 backoff=0.2s\n")
         with following(live.spool, "x", tmp_path / "told") as told:
             told.has(b"attempt 1\n")
-            passed(gate)
+            gate.open()
             code, out = told.end()
         first, between, second = out.splitlines()
         assert (code, first, second) == (0, b"attempt 1", b"attempt 2")
@@ -211,7 +210,7 @@ def test_follow_on_another_node(tmp_path: Path) -> None:
         runs_now(there, "x", f"echo one\n{gate.wait}echo two\n")
         with following(here.spool, "x", tmp_path / "told") as told:
             told.has(b"one\n")
-            passed(gate)
+            gate.open()
             assert told.end() == (0, b"one\ntwo\n")
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from live import PROJECT, Live, eventually
-from still import passed
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def test_session(nodes: tuple[Live, Live]) -> None:
         text=True,
         env={**os.environ, "PYTHONPATH": PROJECT, "PMJQ_SPOOL": str(live.spool)},
     ) as process:
-        passed(gate)
+        gate.open()
         out, _ = process.communicate(timeout=60)
     assert sorted(out.split()) == ["3", "begins", "ends"]
 

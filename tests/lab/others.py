@@ -18,12 +18,9 @@ EACH = 10
 """Jobs of each owner."""
 
 
-def owners(share: Share, say: Say) -> None:
+def owners(share: Share, people: People, say: Say) -> None:
     """Two nodes of root run everybody's jobs as himself, and go on with what a dead one had."""
-    dropbox.needs()
     with ExitStack() as stack:
-        people = stack.enter_context(dropbox.people())
-        stack.enter_context(dropbox.pam_kept())
         box = stack.enter_context(closing(Box(None, above=share.mounts[0])))
         nodes = [_node(share, box, number) for number in range(2)]
         for live in nodes:

@@ -9,6 +9,7 @@ import pytest
 
 from conftest import Say
 from lab import gluster, others, shared
+from lab.dropbox import People
 from lab.hosts import Hosts, needs
 
 pytestmark = pytest.mark.lab
@@ -42,6 +43,6 @@ def test_host_cut_off(share: shared.Share, tmp_path: Path, say: Say) -> None:
     shared.cut_off(share, tmp_path, say)
 
 
-def test_drop_box(share: shared.Share, say: Say) -> None:
+def test_drop_box(share: shared.Share, people: People, say: Say) -> None:
     """Root's daemons are two, and the people three who do not trust one another."""
-    others.owners(share, say)
+    others.owners(share, people, say)

@@ -13,6 +13,7 @@ import pytest
 
 from conftest import Say
 from lab import others, shared
+from lab.dropbox import People
 
 pytestmark = pytest.mark.lab
 
@@ -44,6 +45,6 @@ def test_node_killed(share: shared.Share, tmp_path: Path, say: Say) -> None:
     shared.killed(share, tmp_path, say)
 
 
-def test_drop_box(share: shared.Share, say: Say) -> None:
+def test_drop_box(share: shared.Share, people: People, say: Say) -> None:
     """Root's daemons are two, and the people three who do not trust one another."""
-    others.owners(share, say)
+    others.owners(share, people, say)

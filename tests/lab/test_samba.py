@@ -218,7 +218,7 @@ def test_whoever_is_on_the_share_changes_it(share: Export, say: Say) -> None:
     written = {path.name: path.read_text("utf-8") for path in (live.side / "honest").iterdir()}
     assert written == dict.fromkeys(done, f"{ann.name}\n")
     assert list((live.side / "forged").iterdir()) == []
-    altered = [name for name, fault in _refused(live).items() if fault == "altered"]
+    altered = [name for name, fault in live.refused().items() if fault == "altered"]
     assert set(altered) & set(names)
     say(
         f"altered through Samba by who is there as the same user: {len(names)} tried, "
@@ -255,7 +255,7 @@ def test_what_the_share_gives_away(share: Export, say: Say) -> None:
         faults |= {name: "replayed", f"other-{name}": "altered"}
         faults |= {f"foreign-{name}": "foreign", f"unsigned-{name}": "unsigned"}
     share.put(eve, **again)
-    eventually(lambda: faults.items() <= _refused(live).items(), within=120, what="all are refused")
+    eventually(lambda: faults.items() <= live.refused().items(), within=120, what="all are refused")
     for name in faults.keys() - jobs.keys():
         assert live.ended(name).record.state is State.REJECTED
     assert [live.runs(name) for name in jobs] == [1] * TRIES
@@ -265,8 +265,3 @@ def test_what_the_share_gives_away(share: Export, say: Say) -> None:
         f"ann's jobs and signatures, put on the share again by eve: {TRIES} replayed, {TRIES} "
         f"under another name, {TRIES} unsigned, {TRIES} by a foreign key: none executed"
     )
-
-
-def _refused(live: Signing) -> dict[str, str]:
-    """Return with which fault jobs were refused, as the log tells."""
-    return {event["job"]: event["fault"] for event in live.events("signature.refused")}

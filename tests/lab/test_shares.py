@@ -25,14 +25,6 @@ SLOTS = 4
 """Of each node."""
 
 
-@pytest.fixture(scope="module")
-def people() -> Iterator[People]:
-    """Return three users of this machine."""
-    dropbox.needs()
-    with dropbox.people() as made, dropbox.pam_kept():
-        yield made
-
-
 @pytest.fixture
 def nodes(people: People) -> Iterator[tuple[Box, Live]]:
     """Return two daemons of root at one drop box, not started."""

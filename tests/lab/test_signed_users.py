@@ -40,10 +40,6 @@ class Squashed(Signing):
         key = self.keys.directory / who
         self.put(name, content, self.signature(name, content, key=key))
 
-    def kept(self, name: str) -> str:
-        """Wait until a job is kept aside, and return the reason."""
-        return str(eventually(lambda: self.node().get("aside", {}).get(name), within=70))
-
 
 @pytest.fixture(scope="module")
 def people() -> Iterator[None]:
@@ -103,7 +99,7 @@ def test_signer_whose_jobs_are_not_run(live: Squashed, who: str, reason: str) ->
     """The policy is that of the signer, and his job stays for another node."""
     name = f"of-{who}"
     live.by(who, name, live.job(name))
-    assert reason in live.kept(name)
+    assert reason in live.aside(name, within=70)
     assert live.runs(name) == 0
     (live.spool / name).unlink()
 
