@@ -196,9 +196,9 @@ class Log:
         """Follow a rotation of the log file."""
         self._output.reopen()
 
-    def flush(self) -> None:
-        """Wait until everything is written, for a second at most."""
-        self._output.flush()
+    def flush(self, patience: float = PATIENCE) -> bool:
+        """Wait until everything is written, for so many seconds at most; tell whether it is."""
+        return self._output.flush(patience)
 
 
 def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

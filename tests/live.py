@@ -330,14 +330,29 @@ class Live:
         return found[0]
 
     def events(self, *names: str) -> list[dict[str, Any]]:
-        """Return the lines of the log, or only those of these events."""
+        """Return the lines of the log so far, or only those of these events."""
         lines = self.log.read_bytes().split(b"\n")[:-1] if self.log.exists() else []
         events = [json.loads(line) for line in lines if line.startswith(b"{")]
         return [event for event in events if not names or event["event"] in names]
 
     def said(self, name: str, within: float = 20.0) -> dict[str, Any]:
         """Wait for an event and return its first line."""
-        return eventually(lambda: self.events(name), within=within, what=name)[0]
+        return self.told(name, within=within)[0]
+
+    def told(
+        self, name: str, lines: int = 1, *, within: float = 20.0, **keys: object
+    ) -> list[dict[str, Any]]:
+        """Wait for so many lines of an event, or of those that have these keys; return them all.
+
+        A thread of its own writes the log: whatever else shows that something has happened may
+        do so before.
+        """
+
+        def found() -> list[dict[str, Any]]:
+            events = [one for one in self.events(name) if keys.items() <= one.items()]
+            return events if len(events) >= lines else []
+
+        return eventually(found, within=within, what=f"{lines} lines of {name} {keys or ''}")
 
     def left(self) -> dict[str, str]:
         """Return the reasons of the entries that the log says are left alone.

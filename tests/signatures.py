@@ -8,11 +8,13 @@ import os
 import pwd
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from live import Live, eventually
+from pmjq.signing import Fault
 
 needed = pytest.mark.skipif(
     shutil.which("ssh-keygen") is None, reason="no ssh-keygen here: openssh-client has it"
@@ -105,6 +107,19 @@ class Signing(Live):
     def refused(self) -> dict[str, str]:
         """Return with which fault jobs were refused, as the log tells."""
         return {event["job"]: event["fault"] for event in self.events("signature.refused")}
+
+    def counted(self) -> Counter[str]:
+        """Return how many jobs were refused for each fault, once log and ``node.json`` agree.
+
+        They are written by two threads: either may tell first.
+        """
+
+        def agreed() -> Counter[str]:
+            told = Counter(event["fault"] for event in self.events("signature.refused"))
+            count = self.count()
+            return told if told == Counter({fault: count[fault] for fault in Fault}) else Counter()
+
+        return eventually(agreed, within=70, what="log and node.json tell the same")
 
     def count(self) -> dict[str, int]:
         """Return how ``node.json`` counts what was verified and what was refused."""

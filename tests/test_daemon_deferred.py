@@ -80,8 +80,7 @@ def test_retries_that_are_used_up(live: Live) -> None:
         "try 3",
     ]
     assert live.runs("never-works") == 3
-    ends = [one for one in live.events("job.ended") if one["job"] == "never-works"]
-    assert len(ends) == 1
+    assert len(live.told("job.ended", job="never-works")) == 1
 
 
 def test_signal_is_a_failure(live: Live) -> None:

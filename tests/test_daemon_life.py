@@ -56,7 +56,7 @@ def test_another_spool_in_its_place_is_not_touched(
     assert daemon.turn is turn
     assert daemon.lives.fenced
     assert len(list((tmp_path / ".pmjq" / "node").iterdir())) == 1
-    daemon.log.flush()
+    assert daemon.log.flush(60)
     assert capfd.readouterr().err.count("life.failed") == 1
 
 
@@ -74,7 +74,7 @@ def test_beginning_waits_for_room(
         return "begun"
 
     assert daemon._patiently(begin) == "begun"
-    daemon.log.flush()
+    assert daemon.log.flush(60)
     said = capfd.readouterr().err
     assert (said.count("life.failed"), "'/a'" in said) == (2, True)
 

@@ -215,7 +215,7 @@ def test_a_server_that_comes_back(tmp_path: Path) -> None:
             live.ended(f"job{number}")
         assert "Connection refused" in live.said("mail.failed")["reason"]
         assert live.stop() == 0
-        assert len(live.events("mail.failed")) == 1
+        assert len(live.told("mail.failed")) == 1
         with PostOffice(port) as office:
             live.start()
             eventually(lambda: len(office.taken) == 3)

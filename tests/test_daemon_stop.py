@@ -52,7 +52,7 @@ def test_end_while_no_daemon_runs_is_recorded(tmp_path: Path) -> None:
         live.start()
         record = live.ended("ends-alone").record
         assert record.exit_code == 5
-        started = live.events("daemon.started")[1]["timestamp"]
+        started = live.told("daemon.started", 2)[1]["timestamp"]
         assert f"{record.ended:%Y-%m-%dT%H:%M:%S.%fZ}" < started
 
 
@@ -122,7 +122,7 @@ def test_second_signal_kills(tmp_path: Path) -> None:
         live.tell(signal.SIGTERM)
         assert live.wait() == 0
         assert live.ended("impatient").record.state is State.CANCELLED
-        assert [event["on_stop"] for event in live.events("daemon.stopping")] == ["wait", "kill"]
+        assert [event["on_stop"] for event in live.told("daemon.stopping", 2)] == ["wait", "kill"]
 
 
 def test_interrupt_without_terminal_leaves(tmp_path: Path) -> None:

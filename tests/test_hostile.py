@@ -306,7 +306,7 @@ def test_immutable_entry_is_left_and_said(tmp_path: Path) -> None:
     try:
         with live:
             _unharmed(live, "beside")
-            eventually(lambda: len(live.events("entry.left")) == 2)
+            assert len(live.told("entry.left", 2)) == 2
             left = live.left()
             assert set(left) == {"fixed", "fixed-garbage"}
             assert all("cannot be moved" in reason for reason in left.values())

@@ -31,10 +31,13 @@ if TYPE_CHECKING:
 
 STYLES = ["console", "json"]
 
+AMPLE = 60.0
+"""Seconds in which a line is written, however busy the machine is."""
+
 
 def lines(log: Log, capfd: pytest.CaptureFixture[str]) -> list[str]:
     """Return what a log has written to standard error, which ends in a newline."""
-    log.flush()
+    assert log.flush(AMPLE)
     out, err = capfd.readouterr()
     assert (out, err[-1:]) == ("", "\n")
     return err[:-1].split("\n")
@@ -76,7 +79,7 @@ def test_debug_is_not_logged(style: str, capfd: pytest.CaptureFixture[str]) -> N
     """What only a developer reads is in no log."""
     log = Log(style)
     log.logger.debug("x")
-    log.flush()
+    assert log.flush(AMPLE)
     assert capfd.readouterr() == ("", "")
 
 
@@ -92,7 +95,7 @@ def on_a_terminal(**environment: str) -> bytes:
     master, slave = pty.openpty()
     code = (
         "from pmjq.log import Log; log = Log('auto');"
-        "log.logger.info('daemon.started', node='a'); log.flush()"
+        "log.logger.info('daemon.started', node='a'); log.flush(60)"
     )
     kept = {
         key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "FORCE_COLOR"}
@@ -195,11 +198,11 @@ def test_full_disk_costs_lines_not_the_daemon() -> None:
         output = _Output(fd)
         output.msg("a")
         output.msg("b")
-        output.flush()
+        assert output.flush(AMPLE)
     finally:
         os.close(fd)
     output.msg("c")
-    output.flush()
+    assert output.flush(AMPLE)
     assert output.lost == 3
 
 
@@ -209,7 +212,7 @@ def test_nobody_listens() -> None:
     os.close(reading)
     output = _Output(writing)
     output.msg("a")
-    output.flush()
+    assert output.flush(AMPLE)
     os.close(writing)
     assert output.lost == 1
 
@@ -302,8 +305,8 @@ def test_gap_is_an_event(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pmjq.log import Log; log = Log();"
         "full = os.open('/dev/full', os.O_WRONLY); kept = os.dup(2); os.dup2(full, 2);"
-        "log.logger.info('a.b'); log.logger.info('a.b'); log.flush();"
-        "os.dup2(kept, 2); log.logger.info('c.d'); log.flush()"
+        "log.logger.info('a.b'); log.logger.info('a.b'); log.flush(60);"
+        "os.dup2(kept, 2); log.logger.info('c.d'); log.flush(60)"
     )
     with path.open("ab") as file:
         subprocess.run([sys.executable, "-c", code], stderr=file, check=True)
@@ -320,13 +323,13 @@ def test_torn_line_spoils_no_other(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (7, limit[1]))
     try:
         output.msg("one")
-        output.flush()
+        assert output.flush(AMPLE)
         output.msg("two, and more")
-        output.flush()
+        assert output.flush(AMPLE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     output.msg("three")
-    output.flush()
+    assert output.flush(AMPLE)
     os.close(fd)
     assert path.read_text() == "one\ntwo\nthree\n1 lines lost\n"
 
@@ -357,7 +360,7 @@ def test_reopen_follows_a_rotation(tmp_path: Path) -> None:
     output.msg("three")
     output.reopen()
     output.msg("four")
-    output.flush()
+    assert output.flush(AMPLE)
     os.close(fd)
     assert (tmp_path / "log.1").read_text() == "one\ntwo\n"
     assert path.read_text() == "three\nfour\n"
@@ -372,7 +375,7 @@ def test_reopen_where_that_cannot_be(tmp_path: Path) -> None:
     path.parent.rename(tmp_path / "old")
     output.reopen()
     output.msg("one")
-    output.flush()
+    assert output.flush(AMPLE)
     os.close(fd)
     assert (tmp_path / "old" / "log").read_text() == "one\n"
 
@@ -383,7 +386,7 @@ def test_reopen_of_what_is_no_file() -> None:
     output = _Output(writing)
     output.reopen()
     output.msg("one")
-    output.flush()
+    assert output.flush(AMPLE)
     os.close(writing)
     assert os.read(reading, 9) == b"one\n"
     os.close(reading)
@@ -397,7 +400,7 @@ def test_reopen_of_a_file_that_was_removed(tmp_path: Path) -> None:
     path.unlink()
     output = _Output(fd)
     output.reopen()
-    output.flush()
+    assert output.flush(AMPLE)
     os.close(fd)
     assert [each.name for each in tmp_path.iterdir() if each.name != "log"] == []
 
@@ -408,7 +411,7 @@ def test_real_log_is_reopened(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pmjq.log import Log; log = Log(); log.logger.info('a.b');"
         "os.rename(sys.argv[1], sys.argv[1] + '.1'); log.reopen(); log.logger.info('c.d');"
-        "log.flush()"
+        "log.flush(60)"
     )
     with path.open("ab") as file:
         subprocess.run([sys.executable, "-c", code, path], stderr=file, check=True)

@@ -221,7 +221,7 @@ def test_start_on_a_full_disk(tmp_path: Path, mount: Mount, kind: str, size: str
         assert live.stop() == -signal.SIGTERM
         assert live.once() == TryLaterError.exit_code
         live.start(ready=False)
-        eventually(lambda: len(live.events("life.failed")) == 2)
+        assert len(live.told("life.failed", 2)) == 2
         filler.free()
         live.wait_ready()
         _all_filed(live, {"job"})
@@ -271,7 +271,7 @@ def test_job_that_does_not_fit(tmp_path: Path, mount: Mount) -> None:
         eventually(lambda: os.strerror(errno.ENOSPC) in live.node()["aside"].values(), within=30)
         subprocess.run(["mount", "-o", "remount,size=100m", archive.parent], check=True)
         _all_filed(live, names | {"big"})
-        assert len(live.events("job.unfiled")) == 1
+        assert len(live.told("job.unfiled")) == 1
         assert live.stop() == 0
         assert live.leftovers() == []
 

@@ -51,8 +51,7 @@ def test_hundred_thousand_queued(tmp_path: Path, say: Say) -> None:
         assert peak < MEGABYTES
         # And they are run, oldest first.
         gate.open()
-        eventually(lambda: len(live.events("job.ended")) > 50)
-        assert live.events("job.ended")[0]["job"] == "first"
+        assert live.told("job.ended", 50)[0]["job"] == "first"
         assert live.stop() == 0
     finally:
         live.close()

@@ -177,12 +177,12 @@ def test_entries_in_a_sticky_directory(live: Theirs) -> None:
             path.rename(live.spool / path.name)
         live.drop("own")
         live.ended("own")
-        eventually(lambda: len(live.events("entry.left")) >= 10)
+        live.told("entry.left", 10)
         tried = _prepared(live)
         # Looks at everything, as a chmod of the directory or an odd name bring them about.
         for number in range(40):
             live.tell(signal.SIGHUP)
-            eventually(lambda most=number: len(live.events("daemon.looks_again")) > most)  # type: ignore[misc]
+            live.told("daemon.looks_again", number + 1)
             live.drop(f"own{number}")
             live.ended(f"own{number}")
         assert _prepared(live) - tried <= 40 + 10 * 6
@@ -272,7 +272,7 @@ def test_root_s_own_tree_among_others_files(live: Theirs) -> None:
     with live:
         live.drop("theirs", live.side_effect("theirs"))
         live.drop("roots", live.side_effect("roots"), owner=0)
-        eventually(lambda: len(live.events("entry.left")) == 2, within=15)
+        assert len(live.told("entry.left", 2)) == 2
         assert (live.runs("theirs"), live.runs("roots"), live.alive()) == (0, 0, True)
 
 
@@ -310,7 +310,7 @@ def test_returned_job_left_what_is_shut(live: Theirs) -> None:
         eventually(lambda: live.runs("job"))
         assert live.stop() == 0
         assert (live.spooled(), live.leftovers()) == (["job"], ["again/job"])
-        assert [event["job"] for event in live.events("job.returned")] == ["job"]
+        assert [event["job"] for event in live.told("job.returned")] == ["job"]
         assert live.events("return.failed", "job.fenced", "paperwork.left") == []
         live.start()
         eventually(lambda: live.runs("job") == 2)
