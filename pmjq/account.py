@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import pwd
 import re
@@ -17,7 +18,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from pmjq.becoming import Terms
     from pmjq.owners import Policy
     from pmjq.ready import Stat
+
+T = TypeVar("T")
 
 WHO = str(Path(__file__).with_name("who.py"))
 SESSION = str(Path(__file__).with_name("session.py"))
@@ -127,16 +130,58 @@ class Login:
         }
 
 
+class _Answers(Generic[T]):
+    """What ``ask`` says of users, by number, each remembered for a while; ``now`` is monotonic.
+
+    ``name``: that of a thread which asks.
+    """
+
+    def __init__(self, name: str, ask: Callable[[int], T], now: Callable[[], float]) -> None:
+        self._name = name
+        self._ask = ask
+        self._now = now
+        self._known: dict[int, tuple[float, T]] = {}
+        self._asking: set[int] = set()
+
+    def known(self, uid: int) -> T | None:
+        """Return what was said last, however long ago; None if nothing was."""
+        return self._known[uid][1] if uid in self._known else None
+
+    def late(self, uid: int) -> float:
+        """Return for how many seconds it should have been asked anew; negative: not yet."""
+        return self._now() - self._known[uid][0] if uid in self._known else math.inf
+
+    def learn(self, uid: int) -> None:
+        """Ask now, however long that takes."""
+        said = self._ask(uid)
+        self._known[uid] = (self._now() + REMEMBERED, said)
+
+    def learn_beside(self, uid: int) -> None:
+        """Ask in a thread, one for each user; later, where there can be no more threads."""
+        if uid in self._asking:
+            return
+
+        def learn() -> None:
+            try:
+                self.learn(uid)
+            finally:
+                self._asking.discard(uid)
+
+        self._asking.add(uid)
+        try:
+            threading.Thread(target=learn, name=self._name, daemon=True).start()
+        except RuntimeError:
+            self._asking.discard(uid)
+
+
 class Owners:
     """The users whose jobs root's daemon runs, by a policy; ``now`` is monotonic."""
 
     def __init__(self, policy: Policy, now: Callable[[], float] = time.monotonic) -> None:
         """Know nobody yet."""
         self.policy = policy
-        self._now = now
-        self._users: dict[int, tuple[float, User | None]] = {}
-        self._logins: dict[int, tuple[float, Login | str]] = {}
-        self._asking: set[tuple[str, int]] = set()
+        self._users = _Answers("user", self._who, now)
+        self._logins = _Answers("login", self._what_login_gives, now)
 
     def refusal(self, stat: Stat, *, listed: bool = False, grouped: bool = False) -> str:
         """Return why what a user owns is not run as him, empty if it is; as ``ready.Judge``."""
@@ -146,9 +191,9 @@ class Owners:
         reason = self.policy.refusal(user) or owners.exposed(
             stat, user, listed=listed, grouped=grouped
         )
-        if not reason and user.uid and user.uid not in self._logins:
+        if not reason and user.uid and self._logins.known(user.uid) is None:
             # It will be asked for.
-            self._look_up(user.uid)
+            self._logins.learn_beside(user.uid)
         return reason
 
     def user(self, uid: int) -> User | None:
@@ -156,26 +201,17 @@ class Owners:
 
         Then the name services are asked anew beside the turns, and meanwhile what was known holds.
         """
-        until, user = self._users.get(uid, (-STALE, None))
-        late = self._now() - until
-        if late >= STALE or (late >= 0 and user is None):
-            self._learn(uid)
+        late = self._users.late(uid)
+        if late >= STALE or (late >= 0 and self._users.known(uid) is None):
+            self._users.learn(uid)
         elif late >= 0:
-            self._beside(("user", uid), lambda: self._learn(uid))
-        return self._users[uid][1]
+            self._users.learn_beside(uid)
+        return self._users.known(uid)
 
     def group(self, uid: int) -> int | None:
         """Return the group that is a user's alone, None if there is none."""
         user = self.user(uid) if uid else None
         return user.gid if user is not None and user.alone else None
-
-    def _learn(self, uid: int) -> None:
-        """Ask who a number is. Where nobody answers, what is known is all that is known."""
-        try:
-            user = _user(uid)
-        except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-            user = self._users.get(uid, (0.0, None))[1]
-        self._users[uid] = (self._now() + REMEMBERED, user)
 
     def signer(self, name: str) -> int:
         """Return as whom the jobs run that somebody of this name has signed.
@@ -197,44 +233,28 @@ class Owners:
         A session takes its time to open, and may hang with a server: meanwhile what was known
         before holds, and BlockingIOError tells that nothing is known yet.
         """
-        until, login = self._logins.get(uid, (-STALE, None))
-        late = self._now() - until
+        late, login = self._logins.late(uid), self._logins.known(uid)
         if late >= 0:
-            self._look_up(uid)
+            self._logins.learn_beside(uid)
         if login is None or late >= STALE:
             raise BlockingIOError(f"a session for {owner_name(uid)} is being opened")
         if isinstance(login, str):
             raise PermissionError(login)
         return login
 
-    def _look_up(self, uid: int) -> None:
-        """Find out what a login gives a user, beside the turns."""
-        self._beside(("login", uid), lambda: self._ask(uid))
+    def _who(self, uid: int) -> User | None:
+        """Ask who a number is. Where nobody answers, what is known is all that is known."""
+        try:
+            return _user(uid)
+        except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+            return self._users.known(uid)
 
-    def _ask(self, uid: int) -> None:
+    def _what_login_gives(self, uid: int) -> Login | str:
         try:
             user = self.user(uid)
-            login = owners.unknown(uid) if user is None else _login(user)
+            return owners.unknown(uid) if user is None else _login(user)
         except Exception as error:  # noqa: BLE001  # whatever the system's modules do
-            login = f"nothing is known of user {uid}: {type(error).__name__}"
-        self._logins[uid] = (self._now() + REMEMBERED, login)
-
-    def _beside(self, what: tuple[str, int], ask: Callable[[], None]) -> None:
-        """Ask in a thread, one for each question; later, where there can be no more threads."""
-        if what in self._asking:
-            return
-
-        def asked() -> None:
-            try:
-                ask()
-            finally:
-                self._asking.discard(what)
-
-        self._asking.add(what)
-        try:
-            threading.Thread(target=asked, name=what[0], daemon=True).start()
-        except RuntimeError:
-            self._asking.discard(what)
+            return f"nothing is known of user {uid}: {type(error).__name__}"
 
 
 def _user(uid: int) -> User | None:

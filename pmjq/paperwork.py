@@ -77,7 +77,7 @@ class Paperwork(Returned):
         """Make the paperwork of an attempt; the claim comes after it."""
         disk = self.disk
         building = self._spares.pop() if self._spares else self._make_building()
-        claim = f"{building}/claim.{attempt.attempt}.json"
+        claim = f"{building}/{_claim_name(attempt.attempt)}"
         disk.write(claim, msgspec.json.encode(attempt) + b"\n")
         # The record takes its place.
         self._keep_private(claim, attempt.uid)
@@ -177,7 +177,7 @@ class Paperwork(Returned):
             if name.startswith("claim.") and name.split(".")[1].isdigit()
         ]
         for number in sorted(numbers, reverse=True):
-            found = self._decode(f"{self._job}/{job_id}/claim.{number}.json", Attempt)
+            found = self._decode(f"{self._job}/{job_id}/{_claim_name(number)}", Attempt)
             if found is not None:
                 return found
         return None
@@ -281,7 +281,7 @@ class Paperwork(Returned):
 
     def claim_path(self, record: Record) -> str:
         """Return the path of an attempt's claim, while that is not its record yet."""
-        return f"{self._job}/{record.id}/claim.{record.attempt}.json"
+        return f"{self._job}/{record.id}/{_claim_name(record.attempt)}"
 
     def record_path(self, record: Record) -> str:
         """Return where a record lies until its job is archived."""
@@ -390,6 +390,10 @@ class Paperwork(Returned):
                 if name.startswith(f"{self.token}.") and name not in spare:
                     with contextlib.suppress(OSError):
                         self.disk.remove_tree(f"{self._tmp}/{name}")
+
+
+def _claim_name(number: int) -> str:
+    return f"claim.{number}.json"
 
 
 def _id_in(line: bytes) -> bytes:
