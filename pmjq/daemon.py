@@ -344,8 +344,7 @@ class Daemon:
                     wake = self._one_turn()
                     if self.lives.fenced:
                         wake = min(wake, time.monotonic() + AGAIN)
-                    self._publisher.publish()
-                    wake = min(wake, self._call_hooks())
+                    wake = min(wake, self._publisher.publish(), self._call_hooks())
                     if self._finished():
                         return
                     self.watch.relaxed = len(self.turn.backlog) > 0

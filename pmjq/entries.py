@@ -188,6 +188,7 @@ class Entries:
 
     def _rescan(self, now: float, *, everything: bool) -> None:
         spool, backlog = self.outside.spool, self.desk.backlog
+        begun = self.outside.now()
         changed = spool.changed() if spool.local else 0
         recent = self.outside.wall() * 1e9 - changed < COARSE
         found = 0
@@ -207,7 +208,7 @@ class Entries:
         self._see_new(now)
         self._say_left()
         self.desk.scanned = True
-        self._schedule(now, found)
+        self._schedule(begun, found)
 
     def _forgive(self, now: float) -> None:
         """Try entries again that could not be moved, if who may write the spool has changed."""

@@ -13,6 +13,8 @@ from pmjq.signing import VERIFIED, Fault
 from pmjq.version import VERSION
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pmjq.gates import Limits
     from pmjq.node import Machine
     from pmjq.turn import Turn
@@ -27,21 +29,28 @@ BEGAN = time.time()
 
 
 class Publisher:
-    """Writes what one life sees and why it does not start more."""
+    """Writes what one life sees and why it does not start more; ``now`` is monotonic."""
 
-    def __init__(self, turn: Turn, limits: Limits, machine: Machine) -> None:
+    def __init__(
+        self,
+        turn: Turn,
+        limits: Limits,
+        machine: Machine,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Nothing is published yet."""
         self.turn = turn
         self.limits = limits
         self.machine = machine
+        self._now = now
         self._published = -1e9
         self._last: tuple[object, ...] = ()
 
-    def publish(self, *, force: bool = False) -> None:
-        """Write node.json if it would say something new, now and then."""
-        now, turn = time.monotonic(), self.turn
+    def publish(self, *, force: bool = False) -> float:
+        """Write node.json now and then if that says something new; return when to look again."""
+        now, turn = self._now(), self.turn
         if not force and now - self._published < EVERY:
-            return
+            return self._published + EVERY
         verdict, desk = turn.verdict, turn.desk
         running, queued, aside = desk.executing(), len(turn.backlog), self._aside()
         said = (
@@ -52,12 +61,13 @@ class Publisher:
             self._signatures(),
         )
         if not force and said == self._last and now - self._published < 12 * EVERY:
-            return
+            return self._published + 12 * EVERY
         self._published, self._last = now, said
         with contextlib.suppress(OSError):
             turn.spool.publish(self._life(aside))
         gate = "open" if verdict.open else f"closed: {verdict.reason}"
         service.notify(STATUS=f"{running} running, {queued} queued, gate {gate}")
+        return now + EVERY
 
     def _outage(self) -> str:
         """Return what is wrong with the spool."""

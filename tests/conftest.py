@@ -33,7 +33,7 @@ settings.register_profile("pmjq", deadline=None, max_examples=60)
 settings.load_profile("pmjq")
 
 
-def eventually(condition: Callable[[], T], *, within: float = 10.0) -> T:
+def eventually(condition: Callable[[], T], *, within: float = 60.0) -> T:
     """Return the first true value of ``condition``; AssertionError after ``within`` seconds."""
     deadline = time.monotonic() + within
     while not (value := condition()):

@@ -36,7 +36,7 @@ class PostOffice:
         starttls: ssl.SSLContext | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.port = port or free_port()
+        self.port = port
         self.answers: dict[str, str] = {}
         self.sender = self.data = ""
         self.hold: threading.Event | None = None
@@ -52,7 +52,7 @@ class PostOffice:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -71,6 +71,7 @@ class PostOffice:
         server = self._loop.run_until_complete(
             self._loop.create_server(self._session, "127.0.0.1", self.port, ssl=self._tls)
         )
+        self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         self._loop.run_forever()
         server.close()

@@ -331,3 +331,6 @@ def runs_now(live: Live, name: str, text: str, *before: str) -> None:
 
 
 FOR_EVER = "exec sleep 1000\n"
+
+BUSY = "while :; do sleep 0.05; done\n"
+"""Runs for ever, with children of its own, and heeds what is trapped."""

@@ -7,6 +7,7 @@ the rest is sleep. The moments come from a seed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -69,7 +70,7 @@ class Load:
         """Run everything to its end with a daemon that nobody kills."""
         self.live.start()
         everything = len(self.expected)
-        eventually(lambda: len(self.live.filed()) >= everything, within=40, what="all are filed")
+        eventually(lambda: len(self.live.filed()) >= everything, within=180, what="all are filed")
         eventually(lambda: not self.live.jobs(), what="no job runs")
         assert self.live.stop() == 0
 
@@ -151,8 +152,10 @@ def test_killed_keeper_costs_a_status_and_no_more(tmp_path: Path) -> None:
             if turn % 2:
                 live.kill()
             for pid in live.keepers():
-                os.kill(pid, signal.SIGKILL)
-                keepers += 1
+                # One without jobs ends with its daemon.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    keepers += 1
             live.kill()
         load.finish()
         records = Counter(filed.record.name for filed in live.filed())

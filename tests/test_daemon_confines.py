@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import NOBODY, Say
+from conftest import Say
 from live import Live, eventually
 from pmjq import probe
 from pmjq.process import Ended, Order, Processes, Report
@@ -105,7 +105,7 @@ def test_ten_gigabytes_of_output(live: Live, writer: str, say: Say) -> None:
     assert filed.record.reason.startswith("ended, since it wrote more than its output-limit")
     assert filed.record.signal == signal.SIGKILL
     # A second on a machine that has time for it.
-    assert over < 3
+    assert over < 20
     assert most < size < 10 << 30
     filed.path.with_name(filed.path.name + ".out").unlink()
 
@@ -113,8 +113,8 @@ def test_ten_gigabytes_of_output(live: Live, writer: str, say: Say) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
 def test_fork_bomb_of_a_user(tmp_path: Path) -> None:
     """It has as many processes as a login of that user may have, and no more; root is not held."""
-    used = sum(_owner(pid) == NOBODY for pid in map(int, filter(str.isdigit, os.listdir("/proc"))))
-    most = used + 20
+    # Nobody else's: all processes of a user count, and nobody has some in tests beside this one.
+    uid, most = 1 << 30 | os.getpid(), 20
     bomb = "n=0; while [ $n -lt 200 ]; do sleep 30 & n=$((n + 1)); done"
     order = Order(
         (ID, 1),
@@ -127,8 +127,8 @@ def test_fork_bomb_of_a_user(tmp_path: Path) -> None:
         0,
         {
             "limits": [(resource.RLIMIT_NPROC, most, most)],
-            "uid": NOBODY,
-            "gid": NOBODY,
+            "uid": uid,
+            "gid": uid,
             "groups": [],
             "enforced": "",
         },
@@ -150,13 +150,6 @@ def test_fork_bomb_of_a_user(tmp_path: Path) -> None:
         processes.signal({ID: 0}, signal.SIGKILL, {})
         eventually(lambda: not processes.left({ID: 0}))
         processes.close()
-
-
-def _owner(pid: int) -> int:
-    try:
-        return os.stat(f"/proc/{pid}").st_uid
-    except OSError:
-        return -1
 
 
 def test_control_group_that_is_gone(tmp_path: Path) -> None:

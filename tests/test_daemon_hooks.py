@@ -70,13 +70,13 @@ def test_on_limit(tmp_path: Path) -> None:
         assert lines(told) == ["limit 1 -j 0: no slots"]
 
 
-def _three(tmp_path: Path, *options: str) -> list[Live]:
+def _three(tmp_path: Path, lease: float, *options: str) -> list[Live]:
     """Return three nodes that share a spool, and take no jobs."""
     spool = tmp_path / "spool"
     spool.mkdir()
     return [
-        Live(tmp_path / name, "--node", name, "--lease", "2", *options, "-j", "0", spool=spool)
-        for name in ("a", "b", "c")
+        Live(tmp_path / n, "--node", n, "--lease", f"{lease:g}", *options, "-j", "0", spool=spool)
+        for n in ("a", "b", "c")
     ]
 
 
@@ -84,8 +84,8 @@ def test_once_per_spool(tmp_path: Path) -> None:
     """Of several nodes that would call it the first one does, though others come before it."""
     told = tmp_path / "told"
     words = ("--on-limit", f'echo "$PMJQ_NODE" >>{told}', "--limit-after", "1", "--once-per-spool")
-    nodes = _three(tmp_path, *words)
-    nodes[0].options = ("--node", "a", "--lease", "2", "-j", "0")
+    nodes = _three(tmp_path, 60, *words)
+    nodes[0].options = ("--node", "a", "--lease", "60", "-j", "0")
     try:
         for node in nodes:
             node.start()
@@ -111,7 +111,7 @@ def test_once_per_spool_of_a_node_that_is_killed(tmp_path: Path) -> None:
     """The next one calls it."""
     told = tmp_path / "told"
     words = ("--on-limit", f'echo "$PMJQ_NODE" >>{told}', "--limit-after", "3", "--once-per-spool")
-    nodes = _three(tmp_path, *words)
+    nodes = _three(tmp_path, 10, *words)
     try:
         for node in nodes:
             node.start()

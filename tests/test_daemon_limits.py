@@ -13,9 +13,7 @@ from live import Filed, Live, eventually
 from pmjq import Queue
 from pmjq.act import THREADS
 from pmjq.state import State
-
-BUSY = "while :; do sleep 0.05; done\n"
-"""Runs for ever, with children of its own."""
+from still import BUSY
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +23,13 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield daemon
 
 
-def job(live: Live, name: str, words: str, text: str) -> None:
-    """Drop a job that asks for something, and takes note of each start."""
-    live.drop(name, f"#!/bin/sh\n#PMJQ {words}\n{live.side_effect(name)}{text}")
+def job(live: Live, name: str, words: str, text: str, trap: str = "") -> None:
+    """Drop a job that asks for something, and takes note of each start.
+
+    ``trap``: what it does where it is told to stop, at any time from its first note on.
+    """
+    trapped = f"trap '{trap}' TERM\n" if trap else ""
+    live.drop(name, f"#!/bin/sh\n#PMJQ {words}\n{trapped}{live.side_effect(name)}{text}")
 
 
 def ended(live: Live, name: str, reason: str, runs: int = 1) -> Filed:
@@ -59,13 +61,13 @@ def test_time_is_not_over(live: Live) -> None:
 
 def test_time_of_one_that_does_not_heed_term(live: Live) -> None:
     """KILL comes after the grace."""
-    job(live, "deaf", "time=0.5 grace=0.5", f"trap '' TERM\n{BUSY}")
+    job(live, "deaf", "time=2 grace=0.5", BUSY, trap=":")
     assert ended(live, "deaf", "ended, since its time").record.signal == signal.SIGKILL
 
 
 def test_time_of_one_that_ends_well_when_told(live: Live) -> None:
     """Who saves what it has and ends with 0 is done."""
-    job(live, "saves", "time=0.5", f"trap 'echo saved; exit 0' TERM\n{BUSY}")
+    job(live, "saves", "time=2", BUSY, trap="echo saved; exit 0")
     filed = live.ended("saves")
     # The shell may say before that its child was terminated.
     assert (filed.record.state, filed.text[-6:]) == (State.DONE, "saved\n")
@@ -86,7 +88,7 @@ def test_time_of_each_try(live: Live) -> None:
 
 def test_cancelled_when_its_time_is_over(live: Live) -> None:
     """Who asked for its end is named, whatever its time."""
-    job(live, "both", "time=1 grace=2", f"trap '' TERM\n{BUSY}")
+    job(live, "both", "time=2 grace=4", BUSY, trap=":")
     eventually(lambda: live.runs("both"))
     Queue(live.spool).cancel("both")
     assert live.ended("both").record.state is State.CANCELLED
@@ -100,7 +102,7 @@ def test_time_goes_on_without_a_daemon(tmp_path: Path) -> None:
         live.kill()
         live.start()
         filed = ended(live, "left", "ended, since its time of 2 s was over")
-        assert (filed.record.ended - (filed.record.started or filed.record.ended)).seconds < 10
+        assert (filed.record.ended - (filed.record.started or filed.record.ended)).seconds < 60
 
 
 @pytest.mark.parametrize("words", ["", "restartable"])
@@ -110,7 +112,7 @@ def test_killed_while_the_job_takes_its_time_to_end(tmp_path: Path, words: str) 
         gate = live.gate("end")
         told = live.root / "told"
         text = f"told() {{ : >'{told}'\n{gate.wait}exit 3; }}\ntrap told TERM\n{BUSY}"
-        job(live, "slow", f"time=0.5 grace=60 {words}", text)
+        job(live, "slow", f"time=2 grace=60 {words}", text)
         eventually(told.exists)
         live.kill()
         gate.open()
@@ -143,14 +145,14 @@ FLOOD = "while :; do head -c 20000 /dev/zero; sleep 0.02; done"
 
 def test_output_limit_when_its_time_is_over(live: Live) -> None:
     """Nor may it write too much in its grace."""
-    job(live, "late", "time=0.5 grace=60 output-limit=100K", f"trap '{FLOOD}' TERM\n{BUSY}")
-    filed = ended(live, "late", "ended, since its time of 0.5 s was over")
+    job(live, "late", "time=2 grace=60 output-limit=100K", BUSY, trap=FLOOD)
+    filed = ended(live, "late", "ended, since its time of 2 s was over")
     assert filed.record.signal == signal.SIGKILL
 
 
 def test_output_limit_when_it_is_cancelled(live: Live) -> None:
     """It is killed before its grace is over, and cancelled is what it is."""
-    job(live, "asked", "grace=60 output-limit=100K", f"trap '{FLOOD}' TERM\n{BUSY}")
+    job(live, "asked", "grace=60 output-limit=100K", BUSY, trap=FLOOD)
     eventually(lambda: live.runs("asked"))
     Queue(live.spool).cancel("asked")
     filed = live.ended("asked")
@@ -168,8 +170,8 @@ def test_output_limit_and_retries(live: Live) -> None:
 
 def test_time_that_is_over_while_the_daemon_stops(tmp_path: Path) -> None:
     """A restartable job that was told to stop is to run again, however long it took to end."""
-    with Live(tmp_path, "-j", "2", "--on-stop", "kill", "--grace", "2") as live:
-        job(live, "stops", "time=1.5 restartable", f"trap '' TERM\n{BUSY}")
+    with Live(tmp_path, "-j", "2", "--on-stop", "kill", "--grace", "6") as live:
+        job(live, "stops", "time=4 restartable", BUSY, trap=":")
         eventually(lambda: live.runs("stops"))
         assert live.stop() == 0
         assert (live.spool / "stops").exists()
@@ -195,6 +197,8 @@ def test_clock_that_is_set_while_the_daemon_is_down(tmp_path: Path) -> None:
         eventually(lambda: live.runs("young"))
         live.kill()
         (status,) = live.spool.glob(".pmjq/job/*/status.1")
+        # The job may have begun before its keeper has written that.
+        eventually(lambda: status.read_text().endswith("\n"))
         started, pid, start, at, rest = status.read_text().split(" ", 4)
         status.write_text(f"{started} {pid} {start} {float(at) - 3600:.6f} {rest}")
         live.start()
@@ -219,7 +223,9 @@ def test_threads(live: Live) -> None:
 def test_nice(live: Live) -> None:
     """It is added to the daemon's own; what only root may give is left away for others."""
     usual = os.getpriority(os.PRIO_PROCESS, 0)
-    job(live, "nice", "nice=5", "sleep 0.1; nice; (nice)\n")
-    assert live.ended("nice").text.split() == [str(min(19, usual + 5))] * 2
+    nicer = min(19, usual + 5)
+    # Its keeper makes it nicer as soon as there is a process.
+    job(live, "nice", "nice=5", f"until [ $(nice) = {nicer} ]; do sleep 0.01; done; nice; (nice)\n")
+    assert live.ended("nice").text.split() == [str(nicer)] * 2
     job(live, "usual", "nice=0", "nice\n")
     assert live.ended("usual").text == f"{usual}\n"

@@ -349,7 +349,7 @@ def test_replayed_while_the_original_is_back_in_the_queue(live: Signing, say: Sa
 
 def test_copy_that_nothing_tells_from_the_original(live: Signing) -> None:
     """One with the same times in its place is the original, and is executed no more than that."""
-    content = live.job("same").replace(b"#!/bin/sh\n", b"#!/bin/sh\n#PMJQ retries=1 backoff=2s\n")
+    content = live.job("same").replace(b"#!/bin/sh\n", b"#!/bin/sh\n#PMJQ retries=1 backoff=8s\n")
     content += b"exit 3\n"
     signature = live.signature("same", content)
     live.put("same", content, signature)

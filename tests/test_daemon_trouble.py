@@ -143,7 +143,7 @@ def test_log_that_nobody_reads_stalls_nothing(tmp_path: Path) -> None:
         for number in range(40):
             live.drop(f"job{number}")
         eventually(lambda: len(live.filed()) == 40, what="all are filed")
-        assert live.stop(within=10) == 0
+        assert live.stop(within=60) == 0
         # A pipe that held all of it would prove nothing.
         assert len(os.read(reading, 1 << 16)) <= 4096
     finally:

@@ -249,7 +249,7 @@ def test_entries_that_change_while_they_are_looked_at(live: Live) -> None:
     try:
         for number in range(40):
             live.drop(f"among{number}", live.side_effect(f"among{number}"))
-            live.ended(f"among{number}", within=10)
+            live.ended(f"among{number}")
     finally:
         stop.set()
         churner.join()
@@ -314,7 +314,7 @@ def test_immutable_entry_is_left_and_said(tmp_path: Path) -> None:
             assert all(path.exists() for path in paths)
             subprocess.run(["chattr", "-i", *paths], check=True)
             live.tell(signal.SIGHUP)
-            assert live.ended("fixed", within=10).record.state is State.DONE
+            assert live.ended("fixed").record.state is State.DONE
             assert live.ended("fixed-garbage").record.state is State.REJECTED
             assert live.runs("fixed") == 1
             _unharmed(live, "after")
@@ -358,7 +358,7 @@ def test_unreadable_file_is_run_if_it_can_be(live: Live) -> None:
 def test_job_may_spoil_what_is_its_own(live: Live, name: str, deed: str) -> None:
     """A job that destroys its own paperwork is recorded with its own end, once."""
     live.drop(name, f'{live.side_effect(name)}cd "$TMPDIR"\n{deed}\nexit 0\n')
-    filed = live.ended(name, within=10)
+    filed = live.ended(name)
     assert (filed.record.state, filed.record.exit_code) == (State.DONE, 0)
     assert live.runs(name) == 1
 
@@ -392,7 +392,7 @@ def test_twenty_thousand_held_entries_are_no_burden(tmp_path: Path) -> None:
     with live:
         _unharmed(live, "beside")
         wanted.chmod(0o744)
-        live.ended("held17000", within=10)
+        live.ended("held17000")
         assert live.runs("held17000") == 1
         _unharmed(live, "after")
         assert len(live.spooled()) == 19_999

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Self
 
@@ -127,8 +128,14 @@ def people() -> Iterator[People]:
         yield People(*made)
     finally:
         for person in made:
-            end_all_of(person)
-            subprocess.run(["userdel", "-r", person.name], check=False, capture_output=True)
+            eventually(partial(_removed, person), what=f"{person.name} is removed")
+
+
+def _removed(person: Person) -> bool:
+    """Remove a user; that cannot be while a process of his is left."""
+    end_all_of(person)
+    subprocess.run(["userdel", "-r", person.name], check=False, capture_output=True)
+    return person.name not in {one.pw_name for one in pwd.getpwall()}
 
 
 def end_all_of(person: Person) -> None:
@@ -194,9 +201,6 @@ def _restore(path: Path, before: bytes | None) -> None:
     path.unlink(missing_ok=True)
     if before is not None:
         path.write_bytes(before)
-    if path.parent == CONFIGURATIONS:
-        with contextlib.suppress(OSError):
-            path.parent.rmdir()
 
 
 def unit(key: str) -> str:

@@ -72,7 +72,8 @@ class Hosts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _remove(self.name)
+        with _alone():
+            _remove(self.name)
         for program in self._programs:
             program.wait()
         os.close(self._lock)
@@ -121,7 +122,7 @@ class Hosts:
                 return path.is_mount() and os.listdir(path) is not None
             return False
 
-        eventually(there, within=30, what=f"{path} is mounted")
+        eventually(there, what=f"{path} is mounted")
 
     def _up(self) -> None:
         for host in ("srv", *HOSTS):
@@ -172,7 +173,7 @@ def _remove(name: str) -> None:
     """End what runs on the hosts of a run, and remove its mounts, hosts and directory."""
     spaces = [space for space in _spaces() if space.startswith(f"{name}-")]
     # Clients of file systems too: whoever hangs in a call of theirs then gets an error.
-    eventually(lambda: not _kill(spaces), within=30, what=f"{name} is empty")
+    eventually(lambda: not _kill(spaces), what=f"{name} is empty")
     for path in reversed(_mounts(STATE / name)):
         subprocess.run(["umount", "-l", path], check=True)
     for space in spaces:

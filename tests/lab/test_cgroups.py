@@ -195,12 +195,12 @@ def test_fork_bomb(live: Live, group: Group) -> None:
 def test_killed_as_a_whole(live: Live, group: Group) -> None:
     """What has left its session, its parent and its environment dies with the job."""
     hidden = "setsid env -i sh -c 'trap \"\" TERM; ulimit -x 0; while :; do sleep 1; done' &\n"
-    drop(live, "hides", "cpus=1 grace=0.2 time=1", f"({hidden})\ntrap '' TERM\nsleep 60 & wait\n")
+    drop(live, "hides", "cpus=1 grace=0.2 time=10", f"({hidden})\ntrap '' TERM\nsleep 60 & wait\n")
     eventually(group.jobs)
     procs = group.path / group.jobs()[0] / "cgroup.procs"
     eventually(lambda: len(procs.read_text().split()) >= 3)
     assert "since its time" in live.ended("hides", within=60).record.reason
-    eventually(lambda: not group.jobs(), within=20)
+    eventually(lambda: not group.jobs())
 
 
 def test_another_daemon_of_the_group(live: Live, group: Group) -> None:
@@ -221,7 +221,9 @@ def test_another_daemon_of_the_group(live: Live, group: Group) -> None:
 
 def test_what_stays_in_the_background(live: Live, group: Group) -> None:
     """It is held on to its limits when its job has ended, and its group goes with it."""
-    drop(live, "leaves", "cpus=1", "sleep 3 &\n")
+    gate = live.gate("behind")
+    drop(live, "leaves", "cpus=1", f"({gate.wait}true) &\n")
     done(live, "leaves")
     assert len(group.jobs()) == 1
-    eventually(lambda: not group.jobs(), within=20)
+    gate.open()
+    eventually(lambda: not group.jobs())

@@ -268,12 +268,13 @@ def test_private(where: str, people: People, request: pytest.FixtureRequest) -> 
     eventually((papers / "work/left").exists)
     assert eve.readable(*secret) == []
     assert ann.readable(*secret) == secret
-    (seen,) = [
-        told
-        for told in map(json.loads, box.ask(ann, "list", "--json").stdout.splitlines())
-        if told["name"] == name
-    ]
-    assert seen["state"] == "running"
+
+    def states() -> list[str]:
+        listed = map(json.loads, box.ask(ann, "list", "--json").stdout.splitlines())
+        return [told["state"] for told in listed if told["name"] == name]
+
+    # Its keeper may not have written yet that it has started.
+    eventually(lambda: states() == ["running"])
     assert name not in box.ask(eve, "list").stdout
     assert box.ask(ann, "logs", name).stdout == f"{SECRET}\n"
     assert SECRET not in box.ask(eve, "logs", name).stdout

@@ -92,7 +92,7 @@ def test_root_s_file_is_left_alone(live: Theirs) -> None:
     """A file of root's in another user's spool is not run, and the log says so."""
     with live:
         path = live.drop("roots", live.side_effect("roots"), owner=0)
-        eventually(lambda: "roots" in live.left(), within=15)
+        eventually(lambda: "roots" in live.left())
         live.drop("own")
         live.ended("own")
         assert path.exists()
@@ -142,7 +142,7 @@ def test_spool_that_may_not_be_written_for_a_while(live: Theirs) -> None:
         os.chown(live.spool, 0, 0)
         live.spool.chmod(0o755)
         live.drop("shut", live.side_effect("shut"))
-        eventually(lambda: "shut" in live.left(), within=15)
+        eventually(lambda: "shut" in live.left())
         assert (live.alive(), live.runs("shut")) == (True, 0)
         os.chown(live.spool, NOBODY, NOBODY)
         with contextlib.suppress(ProcessLookupError):
@@ -215,7 +215,7 @@ def test_stranger_in_the_place_of_the_locks(live: Theirs) -> None:
         os.chown(login, SOMEBODY, SOMEBODY)
         live.start()
         assert len(os.listdir(login / "pmjq")) == 1
-        second = subprocess.run(live.command, check=False, capture_output=True, cwd="/", timeout=20)
+        second = subprocess.run(live.command, check=False, capture_output=True, cwd="/", timeout=60)
         assert second.returncode == TryLaterError.exit_code
         assert live.stop() == 0
     finally:
@@ -383,6 +383,7 @@ def test_what_is_shut_is_archived_far_away(live: Theirs, far: Path) -> None:
     live.archive = far
     with live:
         _filed_as_they_are(live)
+        live.wait_cleared()
         assert live.stop() == 0
         assert live.leftovers() == []
 
@@ -420,5 +421,6 @@ def test_jobs_that_cannot_be_filed_hold_up_no_others(live: Theirs, far: Path) ->
         for path in roots:
             os.chown(path, NOBODY, NOBODY)
         eventually(lambda: len(live.filed()) == 71, within=90)
+        live.wait_cleared()
         assert live.stop() == 0
         assert live.leftovers() == []

@@ -60,7 +60,7 @@ def test_shares_of_three_owners(nodes: tuple[Box, Live], people: People) -> None
     other.start()
     eventually(lambda: trace.stat().st_size >= 2 * SLOTS, what="the second node is full too")
     gate.touch()
-    eventually(lambda: len(box.filed()) == 3 * EACH, within=120, what="all have ended")
+    eventually(lambda: len(box.filed()) == 3 * EACH, within=300, what="all have ended")
     records = [filed.record for filed in box.filed()]
     claimed = sorted((one for one in records if one.node == "b"), key=lambda one: one.claimed)
     assert first.name not in [one.owner for one in claimed[:SLOTS]]

@@ -130,7 +130,7 @@ def test_swap(box: Box, people: People) -> None:
     text = f"#!/bin/sh\n{box.trace()}"
     people.eve.python(BEGIN + SWAP, box.spool, text, victim(box, people), str(times))
     served(box, people.eve, "after-swap")
-    assert box.traces(people.eve.uid) > 0
+    eventually(lambda: box.traces(people.eve.uid), what="none of her own has run")
     tried("swap of an own script and a link to ann's", times, as_others(box, people))
 
 
@@ -556,11 +556,10 @@ def test_mark_of_another(box: Box, people: People) -> None:
         if turn:
             box.kill()
             box.start()
-        begun = time.monotonic()
         assert box.ask(ann, "cancel", f"marked{turn}").returncode == 0
-        box.ended(f"marked{turn}", within=30)
-        # Less than it takes until KILL follows TERM.
-        late += time.monotonic() - begun > 9
+        box.told("job.ended", job=f"marked{turn}")
+        # Nobody's end was waited for until KILL followed TERM.
+        late += "KILL" in [event["signal"] for event in box.events("jobs.signalled")]
         left = pretending()
         times, killed = times + 100, killed + 101 - len(left)
         for pid in left:
@@ -701,7 +700,8 @@ def test_waiting(box: Box, people: People) -> None:
     for number in range(3):
         begun = time.monotonic()
         served(box, people.ann, f"meanwhile{number}")
-        late += time.monotonic() - begun > 20
+        # The kernel takes a lease away after 45 s.
+        late += time.monotonic() - begun > 40
     holder.kill()
     holder.communicate()
     tried("leases and FIFOs to keep the daemon waiting", 4 * times, late)
