@@ -434,7 +434,7 @@ def test_killed_again_during_recovery(case: Case, say: Say) -> None:
     tally = Tally()
     for at, _ in enumerate(operations(case), 1):
         how = CRASHES[at % 3]
-        for again in range(1 + at % 4, 400, 4):
+        for again in range(1 + at % 6, 400, 6):
             world, first = case.world(), Faults(at, how)
             assert crashed(world, case, first), first
             second = Faults(again, How.CRASH_AFTER if again % 3 else How.CRASH_BEFORE)
