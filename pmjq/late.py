@@ -74,7 +74,7 @@ class Late:
         for job_id in self.spool.paperwork():
             with contextlib.suppress(OSError):
                 note = decoded(self.spool.late(job_id) or b"", Note)
-                if note is not None and note.node == self.node:
+                if note is not None and (note.node, note.record.id) == (self.node, job_id):
                     self.expected[job_id] = note
 
     def look(self, now: float) -> None:

@@ -42,8 +42,11 @@ INSIDE = "inside"
 """The path by which a directory job knows its directory."""
 
 _RESERVED = re.compile(
-    rf"(claim|out|status|record|late)\.\d+(\.json)?\Z|(work|executable|signature|taken|sealed|{VOID}|{INSIDE})\Z"
+    rf"(claim|out|status|record|late)\.|(work|executable|signature|taken|sealed|{VOID}|{INSIDE})\Z"
 )
+"""What a job's own file is never called beside its paperwork: its owner writes what is in it."""
+
+_PAPER = re.compile(r"(claim|record|late)\.([1-9][0-9]{0,8})\.json")
 
 
 class Places(NamedTuple):
@@ -171,12 +174,7 @@ class Paperwork(Returned):
 
     def attempt(self, job_id: str) -> Attempt | None:
         """Return the latest attempt of a job, None if its paperwork is gone or cannot be read."""
-        numbers = [
-            int(name.split(".")[1])
-            for name in self._list(f"{self._job}/{job_id}")
-            if name.startswith("claim.") and name.split(".")[1].isdigit()
-        ]
-        for number in sorted(numbers, reverse=True):
+        for number in self._attempts_of(job_id, "claim"):
             found = self._decode(f"{self._job}/{job_id}/{_claim_name(number)}", Attempt)
             if found is not None:
                 return found
@@ -192,10 +190,14 @@ class Paperwork(Returned):
 
     def latest_record(self, job_id: str) -> Record | None:
         """Return the record among the paperwork of a job, None if there is none to be read."""
-        for name in sorted(self._list(f"{self._job}/{job_id}"), reverse=True):
-            if name.startswith("record."):
-                return self._decode(f"{self._job}/{job_id}/{name}", Record)
+        for number in self._attempts_of(job_id, "record"):
+            return self.record(job_id, number)
         return None
+
+    def _attempts_of(self, job_id: str, *words: str) -> list[int]:
+        """Return of which attempts of a job there are such papers, the latest first."""
+        papers = map(_PAPER.fullmatch, self._list(f"{self._job}/{job_id}"))
+        return sorted((int(one[2]) for one in papers if one and one[1] in words), reverse=True)
 
     def append(self, events: Iterable[Event]) -> None:
         """Append to this life's events and sync once.
@@ -363,12 +365,11 @@ class Paperwork(Returned):
 
     def has_record(self, job_id: str) -> bool:
         """Tell whether there is a record, readable or not, among the paperwork of a job."""
-        names = self._list(f"{self._job}/{job_id}")
-        return any(name.startswith(("record.", "late.")) for name in names)
+        return bool(self._attempts_of(job_id, "record", "late"))
 
     def has_claim(self, job_id: str) -> bool:
         """Tell whether there is a claim, readable or not, among the paperwork of a job."""
-        return any(name.startswith("claim.") for name in self._list(f"{self._job}/{job_id}"))
+        return bool(self._attempts_of(job_id, "claim"))
 
     def write_late(self, record: Record, note: bytes) -> None:
         """Note beside the status of a lost job that it is expected to end."""
@@ -377,9 +378,8 @@ class Paperwork(Returned):
 
     def late(self, job_id: str) -> bytes | None:
         """Return the note about a lost job, None if there is none."""
-        for name in self._list(f"{self._job}/{job_id}"):
-            if name.startswith("late."):
-                return self.disk.read(f"{self._job}/{job_id}/{name}")
+        for number in self._attempts_of(job_id, "late"):
+            return self.disk.read(f"{self._job}/{job_id}/late.{number}.json")
         return None
 
     def clear_tmp(self) -> None:

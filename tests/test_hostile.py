@@ -14,12 +14,15 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from live import Filed, Live, eventually
+from pmjq import Queue
 from pmjq.state import State
 
 ROOT = os.geteuid() == 0
@@ -112,6 +115,56 @@ def test_names_are_only_bytes(live: Live) -> None:
         assert exact == name
         assert len(os.path.basename(path)) <= 255
         assert path.endswith(name[-100:] if len(name) < 150 else b"")
+
+
+PAPERS = ["late.x", "late.1.json", "late.9", "claim.\u00b2", "claim.9.json", "claim.x.json"]
+PAPERS += ["record.x", "record.9.json", "record.\u0663.json", "status.9", "out.x", "signature"]
+
+
+def _forged_note(live: Live, victim: Path) -> bytes:
+    """Return what would have the daemon write where it leads, taken for a note of its own.
+
+    Of a lost job that has ended since, as a status says which its owner has put elsewhere.
+    """
+    planted = live.side / "planted"
+    (planted / "work").mkdir(parents=True)
+    (planted / "work" / "left").touch()
+    (planted / "status.1").write_text(f"exit 0 {time.time()} 0 0 0\n")
+    live.drop("model")
+    record = msgspec.to_builtins(live.ended("model").record)
+    record |= {"id": os.path.relpath(planted, live.spool / ".pmjq/job"), "state": "lost"}
+    return msgspec.json.encode({**record, "record": record, "stem": str(victim), "node": "a"})
+
+
+def test_content_is_nobody_s_paperwork(tmp_path: Path) -> None:
+    """A job's own file stands beside what a daemon writes of it, and may be called alike.
+
+    What its owner writes into it is his job for this daemon, the next one, and whoever lists.
+    """
+    victim = tmp_path / "victim"
+    with Live(tmp_path, "--node", "a", "-j", str(len(PAPERS) + 1)) as live:
+        note, gate = _forged_note(live, victim), live.gate("papers")
+        for name in PAPERS:
+            # Read as a whole before it is written over.
+            live.drop(name, f"{{ {live.side_effect(name)}{gate.wait}exit 0; }}\n")
+        eventually(lambda: all(live.runs(name) for name in PAPERS))
+        for path in (live.spool / ".pmjq" / "node").glob("a.*/run/*"):
+            path.write_bytes(note)
+        live.drop("waits", "#!/bin/sh\n#PMJQ after=nobody-knows\n", 0o755)
+        assert {seen.state for seen in Queue(live.spool).show(PAPERS)} == {State.RUNNING}
+        live.kill()
+        live.start()
+        _unharmed(live, "canary")
+
+        def all_through() -> bool:
+            gate.try_open()
+            return not live.jobs()
+
+        eventually(all_through)
+        assert {live.ended(name).record.state for name in PAPERS} == {State.DONE}
+        assert {name: live.runs(name) for name in PAPERS} == dict.fromkeys(PAPERS, 1)
+        _unharmed(live, "canary-after")
+        assert list(tmp_path.glob("victim*")) == []
 
 
 def test_what_is_no_file_goes_away_unopened(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
