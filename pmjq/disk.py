@@ -101,12 +101,25 @@ class Disk:
                     try:
                         stat = entry.stat(follow_symlinks=False)
                     except OSError as error:
-                        if error.errno in GONE:
+                        if error.errno in GONE or self._is_shut(error, path):
                             continue
                         raise
                     yield entry.name, stat
         finally:
             os.close(fd)
+
+    def _is_shut(self, error: OSError, directory: str) -> bool:
+        """Tell whether an lstat failed for the one name: somebody has mounted what only he sees."""
+        return error.errno == errno.EACCES and self.searchable(directory)
+
+    def stat_inside(self, directory: str, name: str) -> os.stat_result | None:
+        """Return the lstat of an entry that may be anybody's, None if it is not to be had."""
+        try:
+            return self.stat(f"{directory}/{name}")
+        except OSError as error:
+            if self._is_shut(error, directory):
+                return None
+            raise
 
     def look(self, path: str) -> Look | None:
         """Open a file, tell whether it is being written, and read its head; None if it is gone.
@@ -188,12 +201,9 @@ class Disk:
                 return None
             raise
         try:
-            if last:
-                os.lseek(fd, max(0, os.fstat(fd).st_size - last), os.SEEK_SET)
-            parts = []
-            while part := os.read(fd, 1 << 16):
-                parts.append(part)
-            return b"".join(parts)
+            # As long as it is now: whose it is may go on writing.
+            size = os.fstat(fd).st_size
+            return _read_all(fd, max(0, size - last) if last else 0, size)
         finally:
             os.close(fd)
 
@@ -242,11 +252,7 @@ class Disk:
                 return b""
             raise
         try:
-            parts = []
-            while size > 0 and (part := os.pread(fd, size, offset)):
-                parts.append(part)
-                offset, size = offset + len(part), size - len(part)
-            return b"".join(parts)
+            return _read_all(fd, offset, offset + size)
         finally:
             os.close(fd)
 
@@ -531,6 +537,14 @@ def _renameat2(source: str, target: str) -> int:
     paths = (os.fsencode(source), os.fsencode(target))
     failed = libc.renameat2(AT_FDCWD, paths[0], AT_FDCWD, paths[1], RENAME_NOREPLACE)
     return ctypes.get_errno() if failed else 0
+
+
+def _read_all(fd: int, offset: int, end: int) -> bytes:
+    parts = []
+    while offset < end and (part := os.pread(fd, end - offset, offset)):
+        parts.append(part)
+        offset += len(part)
+    return b"".join(parts)
 
 
 def _write_all(fd: int, data: bytes, offset: int) -> None:

@@ -11,6 +11,7 @@ Where a daemon runs its own user's jobs they are made out in place.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import select
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import psutil
 
 from pmjq import becoming, infofile
 from pmjq.directives import Refusal
@@ -72,14 +74,17 @@ class Reader:
         """Start nothing yet."""
         self._line: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._laboured = False
 
     def asked(self, look: Look) -> Spec | Refusal:
         """Return what ``infofile.asked`` does; OSError if no reader can be started."""
         if look.head is None and look.info is None:
             return Spec()
         name, text = look.info or ("", look.head or b"")
-        # One may have died of something else, for lack of memory.
-        answer = self._answer(name, text) or self._answer(name, text)
+        answer = self._answer(name, text)
+        if answer is None and not self._laboured:
+            # It has died of something else, for lack of memory, or had no time to answer.
+            answer = self._answer(name, text)
         if answer is None:
             return SLOW
         return answer.spec if answer.spec is not None else Refusal(answer.reason)
@@ -87,13 +92,23 @@ class Reader:
     def _answer(self, name: str, text: bytes) -> Answer | None:
         """Return what a reader answers, None if it does not, which ends it."""
         line = self._line or self._start()
+        begun = self._computed()
         try:
             line.send(name.encode() + b"\n" + text)
             there, _, _ = select.select([line], [], [], PATIENCE)
             return msgspec.json.decode(line.recv(LONGEST) if there else b"", type=Answer)
         except (OSError, msgspec.DecodeError):
+            self._laboured = self._computed() - begun > PATIENCE / 2
             self.close()
             return None
+
+    def _computed(self) -> float:
+        """Return for how many seconds the reader has computed."""
+        with contextlib.suppress(psutil.Error):
+            if self._process is not None:
+                times = psutil.Process(self._process.pid).cpu_times()
+                return times.user + times.system
+        return 0.0
 
     def close(self) -> None:
         """End the reader."""

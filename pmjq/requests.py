@@ -46,8 +46,8 @@ class Requests(Tree):
     def asked(self, what: str) -> list[Request]:
         """Return what this life is asked for about jobs; a file that asks for nothing is removed.
 
-        Directories stay: to remove what somebody has put into one could take for ever. So does what
-        is empty and may just be being written.
+        Directories stay if there is something in them: to remove that could take for ever. So does
+        what is empty and may just be being written.
         """
         found: list[Request] = []
         base = f"{self.own}/node/{self.token}/ask"
@@ -56,8 +56,12 @@ class Requests(Tree):
                 break
             word, _, rest = name.partition(".")
             path, job_id = f"{base}/{name}", rest.partition(".")[0]
-            stat = self.disk.stat(path)
-            if stat is None or ready.is_directory(stat):
+            stat = self.disk.stat_inside(base, name)
+            if stat is not None and ready.is_directory(stat):
+                with contextlib.suppress(OSError):
+                    self.disk.rmdir(path)
+                continue
+            if stat is None:
                 continue
             named = word == what and naming.is_id(job_id)
             if not self.open_to_requests:

@@ -89,10 +89,12 @@ class Returned(Tree):
         last = again.earlier[-1]
         if last.id == attempt.id:
             text = f"pmjq: attempt {last.attempt} on node {last.node}: {last.reason}\n".encode()
-            tail = self.disk.read(out, len(text)) or b""
-            # What of it was written before, by a life that died here, is not written again.
-            there = next((n for n in range(len(text), 0, -1) if tail.endswith(text[:n])), 0)
-            self.disk.write_at(out, written.st_size - there, text)
+            # Its owner may keep it to himself, by a lease: he does without that line.
+            with contextlib.suppress(BlockingIOError):
+                tail = self.disk.tail(out, len(text))
+                # What of it was written before, by a life that died here, is not written again.
+                there = next((n for n in range(len(text), 0, -1) if tail.endswith(text[:n])), 0)
+                self.disk.write_at(out, written.st_size - there, text)
         self._mkdir(self._tried)
         self.disk.rename(out, self.tried_out(again))
 

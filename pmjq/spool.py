@@ -163,8 +163,8 @@ class Spool(Paperwork, Requests, Letters, Sealed):
         return self.disk.stats(self.root)
 
     def stat(self, name: str) -> Stat | None:
-        """Return what an lstat of an entry tells, None if it is gone."""
-        return self.disk.stat(f"{self.root}/{name}")
+        """Return what an lstat of an entry tells, None if it is gone, or of another file system."""
+        return self.disk.stat_inside(self.root, name)
 
     def searchable(self, name: str) -> bool:
         """Tell whether this user may look into an entry that is a directory."""
@@ -359,16 +359,23 @@ class Spool(Paperwork, Requests, Letters, Sealed):
         else:
             raise OSError(errno.ENOTEMPTY, "jobs still come into it", f"{base}/run")
         for name in self._list(f"{base}/ask"):
-            # What it was asked for, its heir is: the jobs are his.
-            self._moved(f"{base}/ask/{name}", f"{self.own}/node/{self.token}/ask/{name}")
+            # What it was asked for, its heir is: the jobs are his. Of what anybody may have put
+            # there only files can be moved for sure.
+            with contextlib.suppress(OSError):
+                self._moved(f"{base}/ask/{name}", f"{self.own}/node/{self.token}/ask/{name}")
         # Those that cannot be moved now are in what is left of the life, which is buried again.
         kept = {"run"} if self.take_letters(token) else {"run", "mail"}
         for name in self._list(self._tmp):
             if name.startswith(f"{token}."):
                 self.remove(f"{self._tmp}/{name}")
         for name in self._list(base):
-            if name not in kept:
-                self.remove(f"{base}/{name}")
+            try:
+                if name not in kept:
+                    self.remove(f"{base}/{name}")
+            except OSError:
+                # Somebody's mount in it cannot be removed.
+                if name != "ask":
+                    raise
         # Not as a tree: should a job be in it after all, however that was overlooked, it stays.
         if not self.disk.rmdir(base) and self.disk.stat(f"{base}/run") is not None:
             raise OSError(errno.ENOTEMPTY, "jobs are still in it", f"{base}/run")

@@ -135,6 +135,22 @@ def test_look_tells_whether_a_file_is_being_written(base: str) -> None:
     assert look.busy is False
 
 
+def test_read_of_what_goes_on_growing(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is read as long as it was at first, however fast its owner writes on."""
+    path, pread = f"{base}/file", os.pread
+
+    def growing(fd: int, size: int, offset: int) -> bytes:
+        os.truncate(path, os.stat(path).st_size + 1)
+        return pread(fd, min(size, 3), offset)
+
+    monkeypatch.setattr(os, "pread", growing)
+    assert DISK.read(path) == b"content"
+    os.truncate(path, 7)
+    assert DISK.read(path, 4) == b"tent"
+    os.truncate(path, 7)
+    assert DISK.tail(path, 3) == b"ent"
+
+
 def test_look_keeps_no_lease(base: str) -> None:
     """A look gives its lease back: a writer that comes after it does not wait."""
     DISK.look(f"{base}/file")

@@ -348,6 +348,7 @@ HOSTILE: dict[str, bytes] = {
     "tables": b"a=" + b"{b=" * 8000,
     "closed tables": b"a=" + b"{b=" * 6000 + b"1" + b"}" * 6000,
     "dotted": b"script='x'\n" + b"a." * 2000 + b"a=1",
+    "dotted line": b"script='x'\n" + b"a." * 65 + b"a=1",
     "dotted header": b"[" + b"a." * 2000 + b"a]\nb=1",
     "dotted env": b"script='x'\nenv." + b"a." * 2000 + b"a='='",
     "headers": b"[a]\n" * 8000,
@@ -468,6 +469,14 @@ def test_any_bytes_have_an_answer(name: str, seed: int) -> None:
             assert verdict.reason.startswith(f"{name}: "), bytes(text)
 
 
+def test_names_of_many_parts() -> None:
+    """They are refused where they stand for something, and nowhere else."""
+    assert "64 parts" in refused(TOML, "[" + "a." * 65 + "a]\nb=1\n")
+    assert "64 parts" in refused(TOML, "script='sh'\n" + "a." * 65 + "a=1\n")
+    verdict = spec(TOML, b"#" + b"." * 70 + b"=\nscript='sh " + b"." * 70 + b"'\n")
+    assert isinstance(verdict, Spec)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -479,8 +488,9 @@ def test_any_bytes_have_an_answer(name: str, seed: int) -> None:
         b"[QMOptions]\nscript = a\nnb_proc =" + b" \t" * 15_000 + b"x\n",
         b"[QMOptions]\n" + b"k" + b" " * 30_000 + b"\n",
         b"<a" + b" " * 30_000 + b"/>",
+        b"[" + b"a." * 7300 + b"a]\n" + b"".join(b"%d.b=1\n" % number for number in range(1900)),
     ],
-    ids=["dotted", "header", "inline", "digits", "quotes", "blanks", "key", "element"],
+    ids=["dotted", "header", "inline", "digits", "quotes", "blanks", "key", "element", "lines"],
 )
 def test_no_file_takes_long(text: bytes) -> None:
     """A file of the most that is read is read in no time, however it is read."""

@@ -69,7 +69,9 @@ def test_second_names_and_links(ask: Path) -> None:
 def test_directory_stays(ask: Path) -> None:
     """What somebody has put into a directory may be too much to be removed in between."""
     (ask / f"cancel.{JOB}" / "x").mkdir(parents=True)
+    (ask / "empty").mkdir()
     assert heard(ask) == []
+    assert [path.name for path in ask.iterdir()] == [f"cancel.{JOB}"]
     assert (ask / f"cancel.{JOB}" / "x").exists()
 
 

@@ -575,8 +575,13 @@ def test_start_of_an_attempt_that_was_tried() -> None:
     assert dict(world.executions) == {}
 
 
-def unstartable(number: int) -> tuple[World, Daemon]:
-    """Return a daemon whose first execve has failed, and which has done all there is."""
+def unstartable(
+    number: int, before: Callable[[Daemon], None] = lambda _: None
+) -> tuple[World, Daemon]:
+    """Return a daemon whose first execve has failed, and which has done all there is.
+
+    ``before``: what happens before it hears of that.
+    """
     world = machine("job")
     world.holding = True
     daemon = Daemon(world, Place())
@@ -586,8 +591,14 @@ def unstartable(number: int) -> tuple[World, Daemon]:
     world.disk.write(order.status, f"noexec {number} {world.clock.wall():.6f}\n".encode())
     daemon.processes.said.append(Unstarted(order.key, number, tried=True))
     world.holding = False
+    before(daemon)
     finish(daemon)
     return world, daemon
+
+
+def shut(*_: object) -> None:
+    """Fail as an open does of what its owner keeps shut by a lease."""
+    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
 
 @pytest.mark.parametrize(
@@ -615,6 +626,28 @@ def test_execve_fails_for_good(number: int) -> None:
     assert (record.state, record.exit_code, record.started) == (State.REJECTED, None, None)
     assert record.reason.encode() in (world.disk.read(f"{ARCHIVE}/{record.stem}.out") or b"")
     assert dict(world.executions) == {}
+
+
+def test_execve_fails_of_what_is_kept_shut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can be neither executed nor looked at, since its owner has it so, is rejected too."""
+    world, daemon = unstartable(
+        errno.ENOEXEC, lambda daemon: monkeypatch.setattr(daemon.turn.spool, "claimed", shut)
+    )
+    assert states(world) == {"job": State.REJECTED}
+    assert "turn.failed" not in daemon.log.events()
+
+
+def test_output_that_is_kept_shut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose output cannot be written to, since its owner has it so, is tried again."""
+    world = machine("job", content=b"#!/bin/sh\n#PMJQ retries=1 backoff=0\n")
+    world.scripts["job"] = Script(code=3, output=b"said\n")
+    daemon = Daemon(world, Place())
+    monkeypatch.setattr(daemon.disk, "tail", shut)
+    finish(daemon)
+    record = records(world)["job"]
+    assert (record.state, record.attempt, world.executions["job"]) == (State.FAILED, 2, 2)
+    assert "return.failed" not in daemon.log.events()
+    assert world.disk.read(f"{ARCHIVE}/{record.stem}.out") == b"said\nsaid\n"
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.EMFILE], ids=errno.errorcode.get)

@@ -8,6 +8,8 @@ prints how often each trick was tried, and how often it succeeded.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -17,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -705,6 +708,48 @@ def test_waiting(box: Box, people: People) -> None:
     holder.kill()
     holder.communicate()
     tried("leases and FIFOs to keep the daemon waiting", 4 * times, late)
+
+
+def test_mounts(box: Box, people: People) -> None:
+    """What somebody has mounted where only he may look holds up nobody, this daemon or the next."""
+    (ask,) = (box.spool / ".pmjq/node").glob("*/ask")
+    with contextlib.ExitStack() as stack:
+        for path in (box.spool / "mounted", box.spool / "mounted.sh", ask / f"cancel.{uuid4()}"):
+            path.mkdir()
+            os.chown(path, people.eve.uid, people.eve.gid)
+            stack.enter_context(mounted(path, people.eve))
+        served(box, people.ann, "beside-mounts")
+        assert box.ask(people.tom, "list").returncode == 0
+        box.kill()
+        box.start()
+        served(box, people.ann, "beside-mounts-again")
+        assert box.stop() == 0
+        box.start()
+        served(box, people.ann, "beside-mounts-at-last")
+        assert box.events("look.failed", "turn.failed") == []
+    tried("mounts in the spool and in ask/", 3, 0)
+
+
+@contextlib.contextmanager
+def mounted(path: Path, person: Person) -> Iterator[None]:
+    """Mount what nobody but a user may look at, as his fusermount(1) does; nobody serves it."""
+    try:
+        fd = os.open("/dev/fuse", os.O_RDWR)
+    except OSError as error:
+        pytest.skip(f"no /dev/fuse here: {error.strerror}")
+    told = f"fd={fd},rootmode=40000,user_id={person.uid},group_id={person.gid}".encode()
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        if libc.mount(b"eve", os.fsencode(path), b"fuse", 0, told):
+            pytest.skip(f"cannot be mounted here: {os.strerror(ctypes.get_errno())}")
+        try:
+            with pytest.raises(PermissionError):
+                path.lstat()
+            yield
+        finally:
+            subprocess.run(["umount", "-l", path], check=True)
+    finally:
+        os.close(fd)
 
 
 def test_all_was_tried(say: Say) -> None:
