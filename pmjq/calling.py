@@ -128,7 +128,16 @@ class Calling:
         if due is None or due > now:
             return due
         if name in self.called:
-            mine = self._is_mine(turn, name, job.moment(self._wall() - (now - due)))
+            try:
+                if isinstance(occasion, Idle):
+                    occasion.busy_until(now - turn.spool.quiet_for(self._wall()))
+                    due = occasion.due()
+                    if due is not None and due > now:
+                        return due
+                since = job.moment(self._wall() - (now - occasion.begun()))
+                mine = self._is_mine(turn, name, since)
+            except OSError:
+                mine = None
             if mine is None:
                 return now + OFTEN
             if not mine:
@@ -147,23 +156,18 @@ class Calling:
         self._call(name, command, told)
         return occasion.due()
 
-    def _is_mine(self, turn: Turn, name: str, due: datetime) -> bool | None:
-        """Tell whether this node is the one to call a hook that has been due since then.
+    def _is_mine(self, turn: Turn, name: str, since: datetime) -> bool | None:
+        """Tell whether this node is the one to call a hook whose occasion began at that time.
 
-        False: another has called it. None: another is to call it, or it is too early to tell.
+        False: another has called it. None: another is to call it.
         """
-        spool = turn.spool
-        try:
-            lives = {token: spool.life(token) for token in turn.desk.living}
-            if name == IDLE and spool.batons():
-                return None
-        except OSError:
-            return None
-        there = {token: life for token, life in lives.items() if life and name in life.hooks}
-        if any((at := life.hooks[name]) is not None and at >= due for life in there.values()):
+        lives = turn.spool.beating()
+        there = {token: life for token, life in lives.items() if name in life.hooks}
+        if any((at := life.hooks[name]) is not None and at >= since for life in there.values()):
             return False
         # The first of those that would.
-        before = any(token < spool.token and not life.stopping for token, life in there.items())
+        own = turn.spool.token
+        before = any(token < own and not life.stopping for token, life in there.items())
         return None if before else True
 
     def _call(self, occasion: str, command: str, told: dict[str, str]) -> None:

@@ -28,6 +28,15 @@ class Idle:
         elif self._since is None:
             self._since = now
 
+    def busy_until(self, time: float) -> None:
+        """Take note that it was not idle elsewhere until then."""
+        if self._since is not None:
+            self._since = max(self._since, time)
+
+    def begun(self) -> float:
+        """Return since when it is as it is now."""
+        return self._since or 0.0
+
     def due(self) -> float | None:
         """Return when it is to be told of if nothing changes."""
         return None if self._told or self._since is None else self._since + self.after
@@ -58,6 +67,10 @@ class Kept:
             self._since = now
             if now >= self._not_before + self._pause:
                 self._pause = 0.0
+
+    def begun(self) -> float:
+        """Return since when it is as it is now, or when it was told of last."""
+        return max(self._since or 0.0, self._not_before - self._pause)
 
     def due(self) -> float | None:
         """Return when it is to be told of if nothing changes."""

@@ -440,6 +440,33 @@ class Spool(Paperwork, Requests, Letters, Sealed):
         lives = self._list(f"{self.own}/node")
         return {name for token in lives for name in self._list(f"{self.own}/node/{token}/run")}
 
+    def beating(self) -> dict[str, Life]:
+        """Return the other lives whose last beat is within their lease, by the server's clock.
+
+        One that has just begun is among them, which ``lease.Silence`` hears of at its next look.
+        """
+        now, found = self.disk.stat(self.beat_path()), {}
+        for token in self.tokens():
+            beat = self.disk.stat(f"{self.own}/node/{token}/beat")
+            life = self.life(token) if now and beat and token != self.token else None
+            if now and beat and life and now.st_mtime - beat.st_mtime < life.lease:
+                found[token] = life
+        return found
+
+    def quiet_for(self, wall: float) -> float:
+        """Return for how many seconds no node has had a job, or 0: since one was claimed or ended.
+
+        ``wall``: the time of day. Of a file server's clock the last beat tells: of some seconds
+        nothing is known then.
+        """
+        if self.batons():
+            return 0.0
+        runs = [f"{self.own}/node/{token}/run" for token in self.tokens()]
+        beat = None if self.local else self.disk.stat(self.beat_path())
+        now = beat.st_mtime if beat else wall
+        moved = [stat.st_mtime for run in runs if (stat := self.disk.stat(run)) is not None]
+        return max(0.0, now - max(moved, default=0.0))
+
     def running(self) -> list[str]:
         """Return the ids of the jobs that this life has."""
         return self.disk.names(self._run)

@@ -102,6 +102,30 @@ def test_once_per_spool(tmp_path: Path) -> None:
             node.close()
 
 
+def test_idle_once_per_spool(tmp_path: Path) -> None:
+    """Not before it has been so on every node for so long, and once, whoever began when."""
+    told = tmp_path / "told"
+    words = ("--on-idle", f"date +%s.%N >>{told}", "--idle-after", "3", "--once-per-spool")
+    nodes = _three(tmp_path, 60, *words)[:2]
+    one, other = nodes
+    other.options = (*other.options, "-j", "1")
+    try:
+        other.start()
+        one.start()
+        eventually(lambda: lines(told))
+        # For longer than it takes the one to call it idle.
+        one.drop("job", "sleep 4\n")
+        ended = other.ended("job")
+        eventually(lambda: len(lines(told)) > 1)
+        assert float(lines(told)[1]) >= ended.record.ended.timestamp() + 3
+        for node in nodes:
+            assert node.stop() == 0
+        assert len(lines(told)) == 2
+    finally:
+        for node in nodes:
+            node.close()
+
+
 def _called(spool: Spool, token: str) -> bool:
     life = spool.life(token)
     return life is not None and any(life.hooks.values())

@@ -56,6 +56,28 @@ def test_idle_that_is_not_told_of_stays_due() -> None:
         assert idle.due() == 60.0
 
 
+def test_idle_nowhere_else() -> None:
+    """Another node that had a job until then was not idle, and an earlier one changes nothing."""
+    idle = Idle(60.0)
+    idle.busy_until(50.0)
+    assert idle.due() is None
+    idle.see(100.0, idle=True)
+    assert (idle.begun(), idle.due()) == (100.0, 160.0)
+    idle.busy_until(50.0)
+    assert (idle.begun(), idle.due()) == (100.0, 160.0)
+    idle.busy_until(130.0)
+    assert (idle.begun(), idle.due()) == (130.0, 190.0)
+
+
+def test_kept_since() -> None:
+    """Its occasion begins with the jobs that wait, or where it was told of last."""
+    kept = Kept(10.0)
+    kept.see(100.0, kept=True)
+    assert (kept.begun(), kept.due()) == (100.0, 110.0)
+    kept.tell(110.0)
+    assert (kept.begun(), kept.due()) == (110.0, 110.0 + BACKOFF)
+
+
 def test_idle_at_once() -> None:
     """It may be told of as soon as it is seen."""
     idle = Idle(0.0)
