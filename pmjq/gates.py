@@ -55,7 +55,8 @@ def beyond(spec: Spec, cpus: int | None, memory: int | None, gpus: int | None = 
     if memory is not None and spec.memory is not None and spec.memory > memory:
         return f"needs {render.size(spec.memory)} of memory, and there are {render.size(memory)}"
     if gpus is not None and spec.gpus is not None and spec.gpus > gpus:
-        return f"needs {spec.gpus} GPUs, and there are {gpus}"
+        there = f"there are {gpus}" if gpus else "this node gives none (--gpus)"
+        return f"needs {spec.gpus} GPU{'s' * (spec.gpus > 1)}, and {there}"
     return ""
 
 

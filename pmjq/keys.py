@@ -135,6 +135,12 @@ def duration(text: str) -> float:
     return total
 
 
+def _some_time(text: str) -> float:
+    if not (seconds := duration(text)):
+        raise ValueError("must be more than 0; leave it away for no limit")
+    return seconds
+
+
 _NO_TIME = "is no time with its zone; write for instance 2026-12-24T18:00:00Z"
 
 
@@ -245,7 +251,7 @@ KEYS: dict[str, Key] = {
         Key("cpus", _cpus, "N|all", "CPUs that it uses"),
         Key("memory", size, "SIZE", "memory that it uses"),
         Key("gpus", _whole(0, 10**6), "N", "GPUs that it uses"),
-        Key("time", duration, "DURATION", "how long it may run"),
+        Key("time", _some_time, "DURATION", "how long it may run"),
         Key("grace", duration, "DURATION", "time between TERM and KILL"),
         Key("output-limit", size, "SIZE", "how much it may write to its output"),
         Key("priority", _whole(-MOST_PRIORITY, MOST_PRIORITY), "N", "higher ones come first"),

@@ -58,14 +58,18 @@ def list_jobs(names: tuple[str, ...], spool: str | None, *, as_json: bool, **opt
     # There may be a million, and all are printed: looking for cycles takes a third of the time.
     gc.disable()
     chosen = names or options["mine"] or options["states"] or options["tags"]
+    states = face.states(options["states"])
     most = None if as_json or chosen else options["most"] or None
     # One more tells whether there are more.
     limit = None if most is None else most + 1
-    found = Queue(face.root(spool)).list(names, tags=options["tags"], most=limit)
+    root = face.root(spool)
+    found = Queue(root).list(names, tags=options["tags"], most=limit)
+    if not names and not os.access(root, os.R_OK):
+        face.complain(root, "only its owner lists it; name the jobs that are queued")
     if options["mine"]:
         found = [one for one in found if one.uid == os.geteuid()]
-    if options["states"]:
-        found = [one for one in found if one.state in face.states(options["states"])]
+    if states:
+        found = [one for one in found if one.state in states]
     if as_json:
         face.lines(found)
     else:

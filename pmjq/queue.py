@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from pmjq import keys, naming, script, submission
 from pmjq.disk import Onlooker
-from pmjq.errors import NotFoundError, UsageError
+from pmjq.errors import NotFoundError, NotPermittedError, UsageError
 from pmjq.submission import Draft, Submission
 
 if TYPE_CHECKING:
@@ -433,6 +433,10 @@ class Queue:
         for name in names:
             here = look.found(name) if name != ALL else []
             if not here and (name == ALL or set(name) & set("*?[")):
+                if not look.spool.disk.readable(look.spool.root):
+                    raise NotPermittedError(
+                        f"{naming.shown(self.path)}: only its owner lists it; name each job"
+                    )
                 living = look.living() if living is None else living
                 jobs = [one for one in living if one.is_job and among(one)]
                 mine = [one for one in jobs if one.uid == os.geteuid()]

@@ -152,8 +152,8 @@ class Signers:
             )
 
     def _fail(self, error: OSError) -> None:
-        reason = error.strerror or str(error)
-        self._reason = f"signatures cannot be verified: {reason}"
+        which = f"{error.filename}: " if error.filename else ""
+        self._reason = f"signatures cannot be verified: {which}{error.strerror or error}"
         self._until = self._now() + AGAIN
 
 
@@ -204,7 +204,7 @@ def _refused(why: str) -> Refused:
         return Refused(Fault.ALTERED, "its signature is none of ssh-keygen -Y sign")
     for line in why.splitlines():
         if "expired" in line or "not yet valid" in line:
-            return Refused(Fault.FOREIGN, f"its signer's {line.rpartition(': key ')[2]}"[:200])
+            return Refused(Fault.FOREIGN, f"its signer's key {line.rpartition(': key ')[2]}"[:200])
     if "namespace" in why:
         reason = f"its signature is for something else, not for jobs (ssh-keygen -n {NAMESPACE})"
         return Refused(Fault.FOREIGN, reason)

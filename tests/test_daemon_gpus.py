@@ -67,7 +67,7 @@ def test_node_without(tmp_path: Path) -> None:
     with Live(tmp_path, "-j", "2") as live:
         drop(live, "none", "env=CUDA_VISIBLE_DEVICES=7")
         drop(live, "one", "gpus=1")
-        assert live.aside("one") == "needs 1 GPUs, and there are 0"
+        assert live.aside("one") == "needs 1 GPU, and this node gives none (--gpus)"
         assert release(live, "none") == "7;unset;unset;\n"
 
 

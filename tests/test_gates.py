@@ -53,7 +53,7 @@ def test_beyond(spec: Spec, reason: str) -> None:
     """What a job asks for that the node has not; where nobody knows that it is nothing."""
     assert beyond(spec, 2, 1024, 1) == reason
     assert beyond(spec, None, None, None) == ""
-    assert beyond(Spec(gpus=1), 2, 1024, 0) == "needs 1 GPUs, and there are 0"
+    assert beyond(Spec(gpus=1), 2, 1024, 0) == "needs 1 GPU, and this node gives none (--gpus)"
 
 
 # --- slots

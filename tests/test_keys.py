@@ -193,11 +193,13 @@ MAIL_ON = "must be some of begin, end, fail, with commas between them"
 PATH = "must be a whole path of printable letters"
 LETTERS = "must be a name of printable letters"
 VARIABLE = "must be NAME=VALUE"
+SOME_TIME = "must be more than 0; leave it away for no limit"
 
 BAD = {
     LETTERS: ["name=", "name=  ", "name=a\nb", "name=\x1b[1m", "name=a\0", "name=\u202e"],
     PATH: ["directory=", "directory=a", "directory=~", "directory=/a\nb", "directory=/\0"],
     VARIABLE: ["env=", "env=A", "env==x", "env=\x07=x", "env=A\n=x", "env=A=x\0y", "env=A\0=x"],
+    SOME_TIME: ["time=0", "time=0s", "time=00:00:00"],
     CPUS: ["cpus=", "cpus=0", "cpus=-1", "cpus=1.5", "cpus=ALL", "cpus=1000000", "cpus=1 "],
     SIZE: [
         "memory=",

@@ -38,6 +38,13 @@ def test_nothing_there(still: Still) -> None:
     assert (told.code, told.out, told.err) == (0, "", "")
 
 
+def test_no_such_state(still: Still) -> None:
+    """It is refused, whether there are jobs or not."""
+    typed(still.root, "list", "--state", "old").refused(USAGE, "no such state")
+    still.put("x")
+    typed(still.root, "list", "--state", "old").refused(USAGE, "no such state")
+
+
 def test_no_spool(tmp_path: Path) -> None:
     """Where there is no spool the command says so, and makes none."""
     typed(tmp_path / "nope", "list").refused(NO_INPUT, "no such directory")

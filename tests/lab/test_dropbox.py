@@ -314,6 +314,13 @@ def test_unlisted(people: People) -> None:
         assert eve.readable(box.spool) == []
         held = box.put(ann, "held", "true\n", 0o644)
         assert "held" not in box.ask(eve, "list").stdout
+        told = box.ask(ann, "list")
+        assert (told.returncode, told.stdout) == (0, "")
+        assert "only its owner lists it" in told.stderr
+        for verb in ("wait", "hold", "cancel"):
+            told = box.ask(ann, verb, "ALL")
+            assert (told.returncode, told.stdout) == (77, "")
+            assert "only its owner lists it; name each job" in told.stderr
         assert box.ask(ann, "release", "held").returncode == 0
         assert box.ended("held").record.state is State.DONE
         assert not held.exists()
