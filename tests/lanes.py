@@ -43,7 +43,7 @@ COURSES = {
                 "test_tricks.py",
                 "test_shares.py",
             ),
-            ("test_badfs.py", "test_gluster.py"),
+            ("test_badfs.py", "test_gluster.py", "test_full_disk.py"),
         ),
     ),
     "test": Course(
