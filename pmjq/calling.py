@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 END, IDLE, LIMIT = "end", "idle", "limit"
 
+DEFERENCE = 60.0
+"""Seconds for which each of the nodes that come before this one is left such a hook."""
+
 OFTEN = 5.0
 """Seconds between two looks at whether this node is the one to call a hook of the whole spool."""
 
@@ -131,11 +134,11 @@ class Calling:
             try:
                 if isinstance(occasion, Idle):
                     occasion.busy_until(now - turn.spool.quiet_for(self._wall()))
-                    due = occasion.due()
-                    if due is not None and due > now:
+                    due = occasion.begun() + occasion.after
+                    if due > now:
                         return due
                 since = job.moment(self._wall() - (now - occasion.begun()))
-                mine = self._is_mine(turn, name, since)
+                mine = self._is_mine(turn, name, since, now - due)
             except OSError:
                 mine = None
             if mine is None:
@@ -156,19 +159,19 @@ class Calling:
         self._call(name, command, told)
         return occasion.due()
 
-    def _is_mine(self, turn: Turn, name: str, since: datetime) -> bool | None:
+    def _is_mine(self, turn: Turn, name: str, since: datetime, late: float) -> bool | None:
         """Tell whether this node is the one to call a hook whose occasion began at that time.
 
-        False: another has called it. None: another is to call it.
+        ``late``: for how many seconds it has been due. False: another has called it. None: another
+        is to call it. To that one it may not look so, and then the next is as good.
         """
         lives = turn.spool.beating()
         there = {token: life for token, life in lives.items() if name in life.hooks}
         if any((at := life.hooks[name]) is not None and at >= since for life in there.values()):
             return False
-        # The first of those that would.
         own = turn.spool.token
-        before = any(token < own and not life.stopping for token, life in there.items())
-        return None if before else True
+        before = sum(token < own and not life.stopping for token, life in there.items())
+        return True if late >= before * DEFERENCE else None
 
     def _call(self, occasion: str, command: str, told: dict[str, str]) -> None:
         environment = {**self._environment, "PMJQ_HOOK": occasion, **told}

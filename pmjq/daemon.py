@@ -346,6 +346,8 @@ class Daemon:
                         wake = min(wake, time.monotonic() + AGAIN)
                     wake = min(wake, self._publisher.publish(), self._call_hooks())
                     if self._finished():
+                        # Its jobs may run on, and others ask what it is about to do.
+                        self._publisher.publish(force=True)
                         return
                     self.watch.relaxed = len(self.turn.backlog) > 0
                 self._epoll.poll(max(0.0, wake - time.monotonic()))

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 SECTION = "QMOptions"
 
-MOST_PARTS = 64
-"""Parts of a name in TOML. For each line of a table all parts of its name are gone through: 7,300
-of them and 2,300 lines, which are 32 KiB, take ten seconds."""
+MOST_PARTS = 2000
+MOST_STEPS = 1_000_000
+"""Parts of a name in TOML, and their product with the lines. For each line of a table all parts of
+its name are gone through: 7,300 and 2,300 lines, which are 32 KiB, take ten seconds."""
 
 _QUEUE_MANAGER = {
     "nb_proc": "cpus",
@@ -118,10 +119,12 @@ def refusal(code: str, program: str) -> str:
 def _toml(text: str) -> dict[str, Any]:
     import tomllib
 
-    for line in text.splitlines():
-        name = line.partition("=")[0]
-        if name.count(".") > MOST_PARTS and not name.lstrip().startswith("#"):
-            raise ValueError(f"a name has more than {MOST_PARTS} parts")
+    lines = [line.lstrip(" \t") for line in text.split("\n")]
+    # A quoted name may have an = in it. What is no name, but the value of a list, is counted too.
+    names = [line if line[:1] in ("[", '"', "'") else line.partition("=")[0] for line in lines]
+    most = max((name.count(".") for name in names if name[:1] != "#"), default=0)
+    if most * len(lines) > MOST_STEPS or most > MOST_PARTS:
+        raise ValueError("a name has too many parts, or a list lines that are too long")
     return tomllib.loads(text)
 
 

@@ -137,7 +137,7 @@ def duration(text: str) -> float:
 
 def _some_time(text: str) -> float:
     if not (seconds := duration(text)):
-        raise ValueError("must be more than 0; leave it away for no limit")
+        raise ValueError("must be more than 0; leave it out for no limit")
     return seconds
 
 

@@ -256,7 +256,7 @@ class Look:
     def _unexecuted(self, attempt: Attempt, status: Status, *, earlier: bool = False) -> None:
         """Decide what becomes of an attempt whose execve failed, maybe in an earlier life."""
         look = None
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(BlockingIOError):
             # Its owner may keep it shut, by a lease.
             look = self.outside.spool.claimed(attempt)
         head = (look.head if look else None) or b""

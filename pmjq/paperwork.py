@@ -42,7 +42,8 @@ INSIDE = "inside"
 """The path by which a directory job knows its directory."""
 
 _RESERVED = re.compile(
-    rf"(claim|out|status|record|late)\.|(work|executable|signature|taken|sealed|{VOID}|{INSIDE})\Z"
+    rf"(claim|out|status|record|late)\.|(work|executable|signature|taken|sealed|{VOID}|{INSIDE})\Z",
+    re.IGNORECASE,
 )
 """What a job's own file is never called beside its paperwork: its owner writes what is in it."""
 

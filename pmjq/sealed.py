@@ -140,7 +140,7 @@ class Sealed(Tree):
             if not name.endswith(SIGNATURE) or name.removesuffix(SIGNATURE) in names or now is None:
                 continue
             path = f"{self.root}/{name}"
-            stat = self.disk.stat(path)
+            stat = self.disk.stat_inside(self.root, name)
             # By the file server's clock.
             if stat is None or now.st_mtime_ns - stat.st_ctime_ns <= seconds * 1e9:
                 continue

@@ -61,6 +61,12 @@ class Identity(msgspec.Struct, frozen=True):
     uuid: str
 
 
+ODD = frozenset(
+    {errno.EACCES, errno.EBUSY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY}
+)
+"""Errors of a rename in ``ask/`` that somebody brings about by directories or mounts of his."""
+
+
 class Spool(Paperwork, Requests, Letters, Sealed):
     """One spool as one life of a node sees it."""
 
@@ -97,7 +103,7 @@ class Spool(Paperwork, Requests, Letters, Sealed):
         # be a trap: he can have a link in the place of a directory while it is being removed.
         for name in self.disk.names(self.root):
             path = f"{self.root}/{name}"
-            stat = self.disk.stat(path) if _UNDER_CONSTRUCTION.fullmatch(name) else None
+            stat = self.stat(name) if _UNDER_CONSTRUCTION.fullmatch(name) else None
             if stat is not None and self._is_ours(stat):
                 self.remove(path)
         for name in DIRECTORIES:
@@ -230,7 +236,7 @@ class Spool(Paperwork, Requests, Letters, Sealed):
             self.unmark(attempt)
         for number in count(1):
             free = _numbered(name, number)
-            if stat is not None and self.disk.stat(f"{self.root}/{free}") is not None:
+            if stat is not None and self._is_taken(free):
                 # What is remembered of the job that has the name stays.
                 continue
             if attempt.signed is not None:
@@ -256,6 +262,15 @@ class Spool(Paperwork, Requests, Letters, Sealed):
                 break
         self.clear(attempt.id, attempt.attempt, name)
         return free
+
+    def _is_taken(self, name: str) -> bool:
+        """Tell whether there is an entry of this name, be it one that cannot be looked at."""
+        try:
+            return self.disk.stat(f"{self.root}/{name}") is not None
+        except PermissionError:
+            if self.disk.searchable(self.root):
+                return True
+            raise
 
     def end(self, record: Record) -> bool:
         """Move a job whose outcome is durable to ``ended/``.
@@ -359,23 +374,25 @@ class Spool(Paperwork, Requests, Letters, Sealed):
         else:
             raise OSError(errno.ENOTEMPTY, "jobs still come into it", f"{base}/run")
         for name in self._list(f"{base}/ask"):
-            # What it was asked for, its heir is: the jobs are his. Of what anybody may have put
-            # there only files can be moved for sure.
-            with contextlib.suppress(OSError):
+            # What it was asked for, its heir is: the jobs are his.
+            try:
                 self._moved(f"{base}/ask/{name}", f"{self.own}/node/{self.token}/ask/{name}")
+            except OSError as error:
+                if error.errno not in ODD:
+                    raise
         # Those that cannot be moved now are in what is left of the life, which is buried again.
         kept = {"run"} if self.take_letters(token) else {"run", "mail"}
         for name in self._list(self._tmp):
             if name.startswith(f"{token}."):
                 self.remove(f"{self._tmp}/{name}")
+        # What cannot be removed is somebody's mount, in there: not a part of the life any more.
+        with contextlib.suppress(OSError):
+            away = self._new_tmp()
+            self.disk.rename(f"{base}/ask", away)
+            self.remove(away)
         for name in self._list(base):
-            try:
-                if name not in kept:
-                    self.remove(f"{base}/{name}")
-            except OSError:
-                # Somebody's mount in it cannot be removed.
-                if name != "ask":
-                    raise
+            if name not in kept:
+                self.remove(f"{base}/{name}")
         # Not as a tree: should a job be in it after all, however that was overlooked, it stays.
         if not self.disk.rmdir(base) and self.disk.stat(f"{base}/run") is not None:
             raise OSError(errno.ENOTEMPTY, "jobs are still in it", f"{base}/run")
@@ -430,7 +447,8 @@ class Spool(Paperwork, Requests, Letters, Sealed):
 
     def _old(self, path: str, seconds: float) -> bool:
         """Tell whether something of this user's is so old, by the file server's clock."""
-        stat, now = self.disk.stat(path), self.disk.stat(f"{self.own}/node/{self.token}/beat")
+        directory, _, name = path.rpartition("/")
+        stat, now = self.disk.stat_inside(directory, name), self.disk.stat(self.beat_path())
         if stat is None or now is None or not self._is_ours(stat):
             return False
         return now.st_mtime_ns - stat.st_ctime_ns > seconds * 1e9
@@ -444,18 +462,22 @@ class Spool(Paperwork, Requests, Letters, Sealed):
         """Return the other lives whose last beat is within their lease, by the server's clock.
 
         One that has just begun is among them, which ``lease.Silence`` hears of at its next look.
+        FileNotFoundError: this life has none, so it has been buried.
         """
         now, found = self.disk.stat(self.beat_path()), {}
-        for token in self.tokens():
+        if now is None:
+            raise FileNotFoundError(errno.ENOENT, "this life has no beat", self.beat_path())
+        for token in set(self.tokens()) - {self.token}:
             beat = self.disk.stat(f"{self.own}/node/{token}/beat")
-            life = self.life(token) if now and beat and token != self.token else None
-            if now and beat and life and now.st_mtime - beat.st_mtime < life.lease:
+            life = self.life(token) if beat is not None else None
+            if beat and life and now.st_mtime - beat.st_mtime < life.lease:
                 found[token] = life
         return found
 
     def quiet_for(self, wall: float) -> float:
         """Return for how many seconds no node has had a job, or 0: since one was claimed or ended.
 
+        Or since a node has begun, which is the same to who asks only for what goes on for long.
         ``wall``: the time of day. Of a file server's clock the last beat tells: of some seconds
         nothing is known then.
         """

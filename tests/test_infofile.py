@@ -469,12 +469,25 @@ def test_any_bytes_have_an_answer(name: str, seed: int) -> None:
             assert verdict.reason.startswith(f"{name}: "), bytes(text)
 
 
-def test_names_of_many_parts() -> None:
-    """They are refused where they stand for something, and nowhere else."""
-    assert "64 parts" in refused(TOML, "[" + "a." * 65 + "a]\nb=1\n")
-    assert "64 parts" in refused(TOML, "script='sh'\n" + "a." * 65 + "a=1\n")
-    verdict = spec(TOML, b"#" + b"." * 70 + b"=\nscript='sh " + b"." * 70 + b"'\n")
-    assert isinstance(verdict, Spec)
+LINES = "".join(f"{number}=1\n" for number in range(2000))
+
+
+@pytest.mark.parametrize("begins", ["", '"=".', '"#".', '"\u2028#".', "'='."])
+def test_names_of_many_parts(begins: str) -> None:
+    """They are refused however they are written: they would take seconds."""
+    for text in (f"[{begins}{'a.' * 2000}a]\n{LINES}", f"{begins}{'a.' * 3000}a=1\n"):
+        assert "too many parts" in refused(TOML, text)
+
+
+def test_dots_elsewhere() -> None:
+    """Comments, texts and lists may have as many as they like, and as they need."""
+    addresses = ", ".join(f"'10.0.0.{number % 250}'" for number in range(600))
+    dots = "." * 3000
+    text = f"#{dots}=\nscript = ['sh',\n{addresses}\n]\nname='{dots[:200]}'\n"
+    assert isinstance(spec(TOML, text.encode()), Spec)
+    prose = "a. b. c. d.\n" * 2000
+    assert isinstance(spec(TOML, f"script=['sh', '''{prose}''']".encode()), Spec)
+    assert refused(TOML, "# only\n# comments\n").endswith('sh run.sh"')
 
 
 @pytest.mark.parametrize(

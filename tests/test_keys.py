@@ -193,7 +193,7 @@ MAIL_ON = "must be some of begin, end, fail, with commas between them"
 PATH = "must be a whole path of printable letters"
 LETTERS = "must be a name of printable letters"
 VARIABLE = "must be NAME=VALUE"
-SOME_TIME = "must be more than 0; leave it away for no limit"
+SOME_TIME = "must be more than 0; leave it out for no limit"
 
 BAD = {
     LETTERS: ["name=", "name=  ", "name=a\nb", "name=\x1b[1m", "name=a\0", "name=\u202e"],

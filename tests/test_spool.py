@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat as modes
 import time
@@ -809,3 +810,24 @@ def test_replacement_that_fails_is_removed(clinging: Clinging, operation: str) -
         spool.replace(f"{spool.own}/done/x", b"second", 0)
     assert spool.disk.read(f"{spool.own}/done/x") == b"first"
     assert inside(spool, "done") == ["x"]
+
+
+class Shut(Disk):
+    """A disk on which somebody has mounted what only he may look at."""
+
+    def stat(self, path: str) -> os.stat_result | None:
+        """Fail as lstat(2) does for such a mount, and only for it."""
+        if path.endswith("/mounted"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return super().stat(path)
+
+
+def test_mount_of_somebody(tmp_path: Path) -> None:
+    """It is no entry, but its name is taken; of a whole spool that is shut that is an error."""
+    spool = Spool(Shut(), str(tmp_path))
+    assert (spool.stat("mounted"), spool.stat("free")) == (None, None)
+    assert (spool._is_taken("mounted"), spool._is_taken("free")) == (True, False)
+    spool = Spool(Shut(), str(tmp_path / "nowhere"))
+    for call in (spool.stat, spool._is_taken):
+        with pytest.raises(PermissionError):
+            call("mounted")
