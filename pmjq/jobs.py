@@ -14,7 +14,7 @@ import fnmatch
 import math
 import posixpath
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 EXAMINED = 500
 """How many queued entries are opened for what they ask for; the others tell their state only."""
+
+IN_CLAIM = timedelta(seconds=5)
+"""How far apart the times of one claim may be by the clocks of its node and of the file server."""
 
 NOBODY = "no daemon runs here"
 
@@ -450,6 +453,20 @@ class Look:
             if not missing:
                 break
         return now
+
+    def claimed_as(self, seen: Seen) -> Seen | None:
+        """Return which job a queued one became that was seen in the midst of its claim, None: none.
+
+        A rename sets the ctime, which tells since when a job is queued, before it takes the old
+        name away: who looked in between took it to be queued since its claim.
+        """
+        if seen.id or seen.queued is None:
+            return None
+        for one in chain(self.claimed(), self.unfiled(), self.ended()):
+            named = (one.name, one.name_hex) == (seen.name, seen.name_hex)
+            if named and one.claimed and abs(seen.queued - one.claimed) < IN_CLAIM:
+                return one
+        return None
 
     @staticmethod
     def _take(one: Seen, jobs: list[Seen], now: list[Seen | None], missing: set[int]) -> None:

@@ -68,7 +68,8 @@ class Waiting:
                 self.jobs[number] = one
                 self._gone.pop(number, None)
             elif time.monotonic() > self._gone.setdefault(number, time.monotonic()) + GONE_FOR:
-                raise _withdrawn(self.jobs[number])
+                self.jobs[number] = _claimed_as(self.look(), self.jobs[number])
+                del self._gone[number]
 
 
 def output(look: Callable[[], Look], seen: Seen, *, follow: bool) -> Iterator[bytes]:
@@ -106,13 +107,17 @@ def _again(look: Callable[[], Look], seen: Seen) -> Seen:
     deadline = time.monotonic() + GONE_FOR
     while (now := look().again([seen])[0]) is None:
         if time.monotonic() > deadline:
-            raise _withdrawn(seen)
+            return _claimed_as(look(), seen)
         time.sleep(SOON)
     return now
 
 
-def _withdrawn(seen: Seen) -> NotFoundError:
-    return NotFoundError(f"{seen.name}: was withdrawn by its owner")
+def _claimed_as(look: Look, seen: Seen) -> Seen:
+    """Return what became of a job that is not to be found; NotFoundError if it was withdrawn."""
+    found = look.claimed_as(seen)
+    if found is None:
+        raise NotFoundError(f"{seen.name}: was withdrawn by its owner")
+    return found
 
 
 class _Reading:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from pmjq.errors import NotFoundError
 from pmjq.queue import exit_code
 from pmjq.seen import Seen
 from pmjq.state import State
+from pmjq.waiting import Waiting
 from still import (
     FOR_EVER,
     HOSTILE,
@@ -159,7 +161,26 @@ def test_earlier_one_of_its_name(still: Still) -> None:
     (seen,) = Queue(still.root).look().found("x")
     assert seen.state is State.HELD
     path.unlink()
-    assert Queue(still.root).look().again([seen]) == [None]
+    look = Queue(still.root).look()
+    assert (look.again([seen]), look.claimed_as(seen)) == ([None], None)
+
+
+def test_seen_in_the_midst_of_its_claim(still: Still) -> None:
+    """The rename of a claim makes a job look younger than it is before it takes the name away."""
+    path = still.put("x", mode=0o644)
+    (seen,) = Queue(still.root).look().found("x")
+    assert seen.queued is not None
+    path.unlink()
+    claimed = seen.queued - timedelta(seconds=0.01)
+    queued = claimed - timedelta(seconds=9)
+    record = still.ended("x", State.FAILED, code=5, ago=0, queued=queued, claimed=claimed)
+    look = Queue(still.root).look()
+    assert look.again([seen]) == [None]
+    found = look.claimed_as(seen)
+    assert found is not None
+    assert found.id == record.id
+    (ended,) = Waiting(Queue(still.root).look, [seen], lambda *_: None).run(60)
+    assert (ended.id, ended.exit_code) == (record.id, 5)
 
 
 def test_two_of_one_name(still: Still) -> None:
