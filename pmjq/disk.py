@@ -101,14 +101,14 @@ class Disk:
                     try:
                         stat = entry.stat(follow_symlinks=False)
                     except OSError as error:
-                        if error.errno in GONE or self._is_shut(error, path):
+                        if error.errno in GONE or self.is_shut(error, path):
                             continue
                         raise
                     yield entry.name, stat
         finally:
             os.close(fd)
 
-    def _is_shut(self, error: OSError, directory: str) -> bool:
+    def is_shut(self, error: OSError, directory: str) -> bool:
         """Tell whether an lstat failed for the one name: somebody has mounted what only he sees."""
         return error.errno == errno.EACCES and self.searchable(directory)
 
@@ -117,7 +117,7 @@ class Disk:
         try:
             return self.stat(f"{directory}/{name}")
         except OSError as error:
-            if self._is_shut(error, directory):
+            if self.is_shut(error, directory):
                 return None
             raise
 

@@ -57,11 +57,11 @@ class Requests(Tree):
             word, _, rest = name.partition(".")
             path, job_id = f"{base}/{name}", rest.partition(".")[0]
             stat = self.disk.stat_inside(base, name)
-            if stat is not None and ready.is_directory(stat):
+            if stat is None:
+                continue
+            if ready.is_directory(stat):
                 with contextlib.suppress(OSError):
                     self.disk.rmdir(path)
-                continue
-            if stat is None:
                 continue
             named = word == what and naming.is_id(job_id)
             if not self.open_to_requests:

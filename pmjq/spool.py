@@ -267,8 +267,8 @@ class Spool(Paperwork, Requests, Letters, Sealed):
         """Tell whether there is an entry of this name, be it one that cannot be looked at."""
         try:
             return self.disk.stat(f"{self.root}/{name}") is not None
-        except PermissionError:
-            if self.disk.searchable(self.root):
+        except OSError as error:
+            if self.disk.is_shut(error, self.root):
                 return True
             raise
 

@@ -105,7 +105,7 @@ def test_ten_gigabytes_of_output(live: Live, writer: str, say: Say) -> None:
     assert filed.record.reason.startswith("ended, since it wrote more than its output-limit")
     assert filed.record.signal == signal.SIGKILL
     # A second on a machine that has time for it.
-    assert over < 20
+    assert over < 3
     assert most < size < 10 << 30
     filed.path.with_name(filed.path.name + ".out").unlink()
 

@@ -342,7 +342,7 @@ def test_work_is_shared_fairly(tmp_path: Path, say: Say) -> None:
         eventually(lambda: fleet.count() >= len(names), within=180)
         shares = fleet.shares()
     say(f"{len(names)} jobs: {shares}")
-    assert min(shares.get(name, 0) for name in fleet.nodes) >= len(names) / len(fleet.nodes) / 4
+    assert min(shares.get(name, 0) for name in fleet.nodes) >= len(names) / len(fleet.nodes) / 2
 
 
 # -- a node that dies
@@ -427,13 +427,14 @@ def bereaved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bereaved]:
 
 
 def test_dead_nodes_jobs_are_taken_over_after_its_lease(bereaved: Bereaved, say: Say) -> None:
-    """Not before its last beat is a whole lease old."""
+    """Not before its last beat is a whole lease old, and soon after it."""
     say(
         f"a node killed with {RUNNING} running jobs: all taken over {bereaved.seconds:.1f} s after "
         f"its death (lease {LEASE:g} s), {len(bereaved.plain)} lost, {len(bereaved.again)} run "
         f"again, all recorded {bereaved.filed:.1f} s after it, each once"
     )
     assert bereaved.silent >= LEASE
+    assert bereaved.seconds <= LEASE + 5
 
 
 def test_dead_nodes_jobs_are_each_ended_by_one_other(bereaved: Bereaved) -> None:

@@ -38,7 +38,7 @@ def _queued(live: Live) -> int:
 
 
 def test_hundred_thousand_queued(tmp_path: Path, say: Say) -> None:
-    """With 100,000 jobs queued the first starts after 5 s of work, in less than 150 MB."""
+    """With 100,000 jobs queued the first starts after less than 5 s of work, in 150 MB."""
     live = Live(tmp_path, "-j", "1")
     try:
         gate = live.gate("first")
